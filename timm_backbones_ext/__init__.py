@@ -1,0 +1,35 @@
+"""Custom timm backbones that start as the pretrained models they extend. Importing this registers them."""
+
+from . import models
+from ._version import __version__
+from .describe import describe
+from .edits import EDITS, Edit, edit, edit_class, list_edits, parse
+from .fingerprint import Fingerprint, Report, compare, fingerprint
+from .hub import HubError, pull, push_to_hub, save, verify
+from .registry import VARIANTS, Variant, register_variant
+from .weights import WeightsError
+
+__all__ = [
+    "EDITS",
+    "VARIANTS",
+    "Edit",
+    "Fingerprint",
+    "HubError",
+    "Report",
+    "Variant",
+    "WeightsError",
+    "__version__",
+    "compare",
+    "describe",
+    "edit",
+    "edit_class",
+    "fingerprint",
+    "list_edits",
+    "models",
+    "parse",
+    "pull",
+    "push_to_hub",
+    "register_variant",
+    "save",
+    "verify",
+]

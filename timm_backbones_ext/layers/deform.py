@@ -1,0 +1,72 @@
+"""Modulated deformable convolution, DCNv2 (https://arxiv.org/abs/1811.11168), that starts as the conv it replaces."""
+
+from typing import Any
+
+import torch
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+from torchvision.ops import deform_conv2d
+
+__all__ = ["DeformConv2d"]
+
+
+@register_notrace_module
+class DeformConv2d(nn.Conv2d):
+    """A conv whose taps are moved by learned offsets and scaled by learned masks; takes nn.Conv2d's arguments.
+
+    Offsets start at 0 pixels and masks at 2 * sigmoid(0) = 1, so the layer starts as the plain conv with its weight.
+    (The paper and mmcv start masks at sigmoid(0) = 0.5, which halves what a pretrained conv gives.)
+    The new tensors are `conv_offset.weight` and `conv_offset.bias`, the names that mmcv uses.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
+        self.taps = self.kernel_size[0] * self.kernel_size[1]
+        self.conv_offset = nn.Conv2d(
+            in_channels,
+            3 * self.taps,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            device=self.weight.device,
+            dtype=self.weight.dtype,
+        )
+        self.reset_identity()
+
+    @classmethod
+    def replacing(cls, conv: nn.Conv2d) -> "DeformConv2d":
+        """A deformable conv with the parameters of `conv`: the same objects, so optimizers keep them."""
+        weight = conv.weight
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        deform = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=weight.dtype)
+        deform.to_empty(device=weight.device).train(conv.training)
+        deform.weight, deform.bias = weight, conv.bias
+        deform.reset_identity()
+        return deform
+
+    def reset_identity(self) -> None:
+        """Set all offsets to 0 pixels and all masks to 1."""
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W'); 16-bit inputs are sampled in float32 and cast back."""
+        offset_mask = self.conv_offset(x)
+        half = self.weight.dtype == torch.bfloat16 or self.weight.dtype == torch.float16
+        dtype = torch.float32 if half else self.weight.dtype
+        offset, mask = offset_mask.to(dtype).split([2 * self.taps, self.taps], dim=1)
+        bias = self.bias
+        if bias is not None:
+            bias = bias.to(dtype)
+        y = deform_conv2d(
+            x.to(dtype),
+            offset,
+            self.weight.to(dtype),
+            bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            mask=2.0 * mask.sigmoid(),
+        )
+        return y.to(offset_mask.dtype)

@@ -1,0 +1,225 @@
+"""Feature wrappers: timm's five ways to return multi-scale maps, with what detectors need of them.
+
+Each class is timm's own with these differences, all measured against timm 1.0.31: `out_indices` may be in any order and
+repeat, and `feature_info` agrees with what comes out; no parameter is left without a gradient; layer-wise learning-rate
+decay finds the model's own groups; weights load from a full model's checkpoint; `set_grad_checkpointing` works on all;
+`full_model()` gives the classifier-less model back, which is how a wrapper is saved, initialised and fingerprinted.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureListNet
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["FeatureDict", "FeatureGetter", "FeatureGraph", "FeatureHook", "FeatureList", "FeatureWrapper", "wrap"]
+
+
+class FeatureWrapper(nn.Module):
+    """What the five wrappers share: the full model behind them, and the names that link the two."""
+
+    inside: str = ""
+    """Child that holds the model whole; empty where the model's parts are children of the wrapper itself."""
+
+    def adopt(self, model: nn.Module, out_indices: Sequence[int]) -> None:
+        """Link the wrapper to its full model; called once, after timm's constructor."""
+        taken = sorted(set(out_indices))
+        self.order = [taken.index(i) for i in out_indices]
+        self.names = [str(i) for i in out_indices]
+        self.feature_info = self.feature_info.from_other(tuple(out_indices))
+        self.flattened = dict(_flattened(model))
+        head = model.get_classifier(name_only=True)
+        self.full_keys = frozenset((*model.state_dict(), f"{head}.weight", f"{head}.bias"))
+        self._full = (model,)  # in a tuple: what the wrapper leaves out is not its parameter
+        self.register_load_state_dict_pre_hook(_accept_full_names)
+
+    def full_name(self, name: str) -> str:
+        """What the full model calls a module or tensor of the wrapper."""
+        if self.inside:
+            return name.removeprefix(f"{self.inside}.")
+        head, dot, rest = name.partition(".")
+        return self.flattened.get(head, head) + dot + rest
+
+    def full_model(self) -> nn.Module:
+        """The model with `num_classes=0` whose features these are; tensors are shared with the wrapper."""
+        model = self._full[0]
+        for name, module in self.named_modules():
+            if module._parameters or module._buffers:
+                model.set_submodule(self.full_name(name), module)
+        return model.to(next(self.parameters())).train(self.training)
+
+    def _ordered(self, levels: list[Tensor]) -> "list[Tensor] | dict[str, Tensor]":
+        maps = [levels[i] for i in self.order]
+        return dict(zip(self.names, maps, strict=True)) if self.return_dict else maps
+
+    def init_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Initialise everything afresh, as in a newly created model; complete after `to_empty()` too."""
+        self.full_model().init_weights(*args, **kwargs)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The full model's parameter groups, with patterns for the wrapper's names."""
+        return {key: self._renamed(spec) for key, spec in self._full[0].group_matcher(coarse).items()}
+
+    def _renamed(self, spec: Any) -> Any:
+        if not isinstance(spec, str):
+            return [(self._renamed(pattern), suffix) for pattern, suffix in spec]
+        if self.inside:
+            return rf"{self.inside}\.(?:{spec.replace('^', '')})"
+        return spec.replace(r"\.", "[._]")
+
+
+def _flattened(model: nn.Module) -> "Sequence[tuple[str, str]]":
+    """Names that timm gives the members of a model's sequential children, as `stages_0` for `stages.0`."""
+    children = [(name, child) for name, child in model.named_children() if isinstance(child, nn.Sequential)]
+    return [(f"{name}_{member}", f"{name}.{member}") for name, child in children for member in child._modules]
+
+
+def _accept_full_names(module: FeatureWrapper, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Let a full model's checkpoint load: rename its keys, drop those that the wrapper has no module for."""
+    own = {prefix + module.full_name(key): prefix + key for key in module.state_dict()}
+    for key in state_dict.keys() - own.values():
+        if key in own:
+            state_dict[own[key]] = state_dict.pop(key)
+        elif key.startswith(prefix) and key.removeprefix(prefix) in module.full_keys:
+            del state_dict[key]
+
+
+class FeatureList(FeatureWrapper, FeatureListNet):
+    """(N, C, H, W) -> list of maps, one per entry of `out_indices`; the default."""
+
+    set_grad_checkpointing = FeatureListNet.set_grad_checkpointing
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps in the order of `out_indices`."""
+        levels = list(self._collect(x).values())
+        return [levels[i] for i in self.order]
+
+
+class FeatureDict(FeatureWrapper, FeatureDictNet):
+    """(N, C, H, W) -> dict of maps, keyed by the level's index as text."""
+
+    set_grad_checkpointing = FeatureDictNet.set_grad_checkpointing
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps in the order of `out_indices`."""
+        levels = list(self._collect(x).values())
+        return {name: levels[i] for name, i in zip(self.names, self.order)}  # noqa: B905 TorchScript knows no strict=
+
+
+class FeatureHook(FeatureWrapper, FeatureHookNet):
+    """(N, C, H, W) -> list of maps (a dict with `return_dict=True`), taken by forward hooks."""
+
+    set_grad_checkpointing = FeatureHookNet.set_grad_checkpointing
+
+    def forward(self, x: Tensor) -> "list[Tensor] | dict[str, Tensor]":
+        """Maps in the order of `out_indices`."""
+        levels = super().forward(x)
+        return self._ordered(list(levels.values()) if self.return_dict else levels)
+
+
+class FeatureGetter(FeatureWrapper, FeatureGetterNet):
+    """(N, C, H, W) -> list of maps, by the model's `forward_intermediates`."""
+
+    inside = "model"
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations of the blocks in the backward pass instead of keeping them."""
+        self.model.set_grad_checkpointing(enable)
+
+    def forward(self, x: Tensor) -> "list[Tensor] | dict[str, Tensor]":
+        """Maps in the order of `out_indices`."""
+        return self._ordered(super().forward(x))
+
+
+class FeatureGraph(FeatureWrapper, FeatureGraphNet):
+    """(N, C, H, W) -> list of maps (a dict with `return_dict=True`), by a torch.fx graph of the model."""
+
+    inside = "graph_module"
+    grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the whole graph in the backward pass; it has no blocks left to recompute one by one."""
+        self.grad_checkpointing = enable
+
+    def forward(self, x: Tensor) -> "list[Tensor] | dict[str, Tensor]":
+        """Maps in the order of `out_indices`."""
+        recompute = self.grad_checkpointing and self.training
+        out = checkpoint(self.graph_module, x, use_reentrant=False) if recompute else self.graph_module(x)
+        return self._ordered(list(out.values()))
+
+
+_BY_NAME = {
+    "list": FeatureList,
+    "dict": FeatureDict,
+    "hook": FeatureHook,
+    "getter": FeatureGetter,
+    "fx": FeatureGraph,
+}
+_OURS = {cls.__bases__[-1]: cls for cls in _BY_NAME.values()}
+
+
+def wrap(
+    model: nn.Module,
+    feature_cls: str | type[nn.Module] | None = None,
+    out_indices: int | Sequence[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Turn a full model into one that returns feature maps.
+
+    Args:
+        model: A timm model with `feature_info`; it loses its classifier.
+        feature_cls: "list" (the default), "dict", "hook", "getter", "fx", or a class of timm's or of your own.
+        out_indices: Levels in the order wanted; negative ones count from the end, an int takes the last n;
+            all levels by default.
+        options: Further arguments of the class, such as `return_dict` or `norm`.
+
+    Raises:
+        ValueError: A level that the model does not have, or an unknown class name.
+    """
+    cls = _feature_class(feature_cls)
+    indices = _levels(out_indices, len(model.feature_info))
+    model.reset_classifier(0)
+    if not issubclass(cls, FeatureWrapper):
+        return _described(cls(model, out_indices=tuple(indices), **options), model)
+    taken, source = sorted(set(indices)), model
+    if cls.inside:  # timm's wrapper prunes the model that it holds; the full one is to stay whole
+        source = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+        source.prune_intermediate_layers(taken, prune_norm=not options.get("norm", False))
+    else:
+        options["flatten_sequential"] = any("." in info["module"] for info in model.feature_info)
+    fixed = {FeatureGetter: {"prune": False}, FeatureHook: {"no_rewrite": False}}.get(cls, {})
+    wrapper = cls(source, out_indices=tuple(taken), **{**options, **fixed})
+    wrapper.adopt(model, indices)
+    return _described(wrapper, model)
+
+
+def _feature_class(spec: str | type[nn.Module] | None) -> type[nn.Module]:
+    if spec is None:
+        return FeatureList
+    if isinstance(spec, str):
+        if spec.lower() not in _BY_NAME:
+            raise ValueError(f"unknown feature_cls {spec!r}; there is: {', '.join(_BY_NAME)}, or a class")
+        return _BY_NAME[spec.lower()]
+    return _OURS.get(spec, spec)
+
+
+def _levels(out_indices: int | Sequence[int] | None, levels: int) -> list[int]:
+    """Non-negative indices of the levels asked for, in that order."""
+    if out_indices is None:
+        return list(range(levels))
+    asked = list(range(-out_indices, 0)) if isinstance(out_indices, int) else list(out_indices)
+    if not asked or any(not -levels <= i < levels for i in asked):
+        raise ValueError(f"out_indices {out_indices!r}: the model has levels 0 to {levels - 1}")
+    return [i % levels for i in asked]
+
+
+def _described(wrapper: nn.Module, model: nn.Module) -> nn.Module:
+    """Give the wrapper the attributes that timm's builder gives a feature model."""
+    dropped = ("num_classes", "classifier", "global_pool")
+    wrapper.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}
+    wrapper.default_cfg = wrapper.pretrained_cfg
+    wrapper.in_chans, wrapper._traits = model.in_chans, dict(model._traits)
+    return wrapper

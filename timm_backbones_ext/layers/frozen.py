@@ -1,0 +1,32 @@
+"""Batch norm whose statistics and affine parameters never change."""
+
+from typing import Any
+
+import torch
+import torchvision.ops
+from torch import nn
+
+__all__ = ["FrozenBatchNorm2d"]
+
+
+class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
+    """torchvision's frozen batch norm with the whole key set of the `nn.BatchNorm2d` that it replaces.
+
+    torchvision drops `num_batches_tracked`; here a checkpoint goes through unchanged in both directions.
+    """
+
+    @classmethod
+    def replacing(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm2d":
+        """A frozen norm with the tensors of `norm`; its parameters become buffers."""
+        frozen = cls(norm.num_features, eps=norm.eps)
+        for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+            frozen.register_buffer(name, tensor.detach())
+        return frozen.train(norm.training)
+
+    def reset_parameters(self) -> None:
+        """Set the statistics and the affine parameters to those of a fresh batch norm."""
+        for name, value in dict(weight=1, bias=0, running_mean=0, running_var=1, num_batches_tracked=0).items():
+            torch.nn.init.constant_(self.get_buffer(name), value)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        nn.Module._load_from_state_dict(self, *args)  # torchvision's would throw num_batches_tracked away

@@ -1,0 +1,188 @@
+"""Variants: timm models with edits under names of their own. The only file that talks to timm's registry and builder."""
+
+import functools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from timm.models import (
+    build_model_with_cfg,
+    get_arch_pretrained_cfgs,
+    is_model,
+    model_entrypoint,
+    register_model,
+)
+from timm.models._pretrained import DefaultCfg, PretrainedCfg
+from timm.models._registry import _model_pretrained_cfgs
+from torch import nn
+
+from .edits import Edit, parse
+from .layers.features import wrap
+from .weights import Recipe, WeightsError
+
+__all__ = ["BUILT_IN", "HINT", "VARIANTS", "Variant", "build", "no_safetensors", "register_variant", "variant"]
+
+WEIGHTS = "model.safetensors"
+HINT = "needs_pip_install_timm-backbones-ext"
+"""Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
+default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register; timm reads it from the module
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A name, the timm architecture that it starts from and the edits that make it."""
+
+    name: str
+    base: str
+    edits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.startswith("ext_") or not self.name.isidentifier():
+            raise ValueError(f"a variant's name is an identifier that starts with 'ext_'; got {self.name!r}")
+        if not is_model(self.base) or "." in self.base:
+            raise ValueError(f"base {self.base!r} is no timm architecture; timm.list_models() has them all")
+        parse(self.edits)
+
+
+VARIANTS: dict[str, Variant] = {}
+BUILT_IN: set[str] = set()
+"""Names that this package registers, and that other machines therefore know."""
+
+
+def variant(base: str, *edits: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register an entry function as a variant of `base`, under the function's own name.
+
+    Tags, hub ids and licences are those that timm's registry holds for the base. The function calls `build`, which
+    learns from the decorator which variant it builds.
+    """
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        made = Variant(fn.__name__, base, edits)
+
+        @functools.wraps(fn)
+        def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+            return fn(pretrained, variant=made, **kwargs)
+
+        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(base)  # ty: ignore[unresolved-attribute]
+        VARIANTS[made.name] = made
+        if fn.__module__.startswith(f"{__package__}.models."):
+            BUILT_IN.add(made.name)
+        register_model(entry)
+        # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
+        _model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
+        return entry
+
+    return register
+
+
+def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str | Edit] = ()) -> Variant:
+    """Give a timm architecture with edits a name of your own, for `timm.create_model`.
+
+    Args:
+        name: An unused identifier that starts with `ext_`.
+        base: Architecture name in timm, without a tag: "resnet50".
+        edits: Edits, or their texts: `["eca", "in_chans(5)"]`.
+
+    Raises:
+        ValueError: The name is taken or lacks the prefix, the base is unknown, or an edit is.
+    """
+    if is_model(name):
+        raise ValueError(f"{name!r} is registered already; choose another name")
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build(pretrained, **kwargs)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"{base} with {', '.join(map(str, parse(edits))) or 'no edits'}; registered by the user."
+    variant(base, *map(str, parse(edits)))(entry)
+    return VARIANTS[name]
+
+
+def _derived_cfgs(base: str) -> DefaultCfg:
+    """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
+    cfgs = {
+        name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **_safe_source(cfg))
+        for name, cfg in get_arch_pretrained_cfgs(base).items()
+    }
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
+
+
+def _safe_source(cfg: PretrainedCfg) -> dict[str, Any]:
+    if not cfg.hf_hub_id:
+        return {}
+    return {"hf_hub_id": cfg.hf_hub_id, "hf_hub_filename": cfg.hf_hub_filename or WEIGHTS, "url": None}
+
+
+def build(
+    pretrained: bool = False,
+    *,
+    variant: Variant,
+    edits: str | Edit | Iterable[str | Edit] | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    feature_cls: str | type[nn.Module] | None = None,
+    feature_cfg: dict[str, Any] | None = None,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Build a variant as timm builds its base, with the edits applied before weights are loaded.
+
+    Args:
+        pretrained: Load the weights that the pretrained config names: a base's, or a saved variant's.
+        variant: Given by the decorator.
+        edits: Edits beyond those of the variant.
+        features_only: Return feature maps; `out_indices`, `feature_cls` and `feature_cfg` are timm's.
+        out_indices: Levels to return, in the order wanted.
+        feature_cls: "list", "dict", "hook", "getter", "fx" or a class.
+        feature_cfg: Further arguments of the feature class.
+        pretrained_cfg: timm's: a tag, or a config.
+        pretrained_cfg_overlay: timm's: entries that replace those of the config.
+        kwargs: Arguments of timm's entry function for the base, and of its builder.
+
+    Raises:
+        ValueError: An unknown edit, or one that does not fit the model.
+        WeightsError: The weights are not those of this model, or there is no safetensors file.
+    """
+    recipe = Recipe(model_entrypoint(variant.base), (*parse(variant.edits), *parse(edits)), headless=features_only)
+    if features_only:
+        kwargs["num_classes"] = 0
+    overlay = {**_checked_source(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}
+    try:
+        model = build_model_with_cfg(
+            recipe,
+            variant.name,
+            pretrained,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=overlay,
+            pretrained_filter_fn=recipe.fit,
+            **kwargs,
+        )
+    except RemoteEntryNotFoundError as error:
+        raise WeightsError(no_safetensors(f"{overlay.get('hf_hub_id', 'the Hub repo')}")) from error
+    if not features_only:
+        return model
+    levels = {"out_indices": out_indices, "feature_cls": feature_cls}
+    return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+
+
+def _checked_source(cfg: Any, pretrained: bool) -> dict[str, Any]:
+    """Overlay that keeps timm from reading a pickle where the config names a repo or folder of the user's."""
+    if cfg is None or isinstance(cfg, str):
+        return {}
+    cfg = cfg if isinstance(cfg, PretrainedCfg) else PretrainedCfg(**cfg)
+    if cfg.source == "local-dir" and pretrained and not (Path(cfg.file or "") / WEIGHTS).is_file():
+        raise WeightsError(no_safetensors(f"folder {cfg.file}"))
+    return _safe_source(cfg)
+
+
+def no_safetensors(place: str) -> str:
+    """The message for a repo or folder without safetensors weights."""
+    return (
+        f"{place} has no {WEIGHTS}, and pickles are not read. Convert a pickle that you trust: "
+        f"safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), '{WEIGHTS}')"
+    )

@@ -1,0 +1,109 @@
+"""Checkpoints of a base or of an edited model, made to fit an edited model; strict in every direction.
+
+The law of this file: a checkpoint fits if its keys and shapes are exactly those of the base with the first k of the
+model's edits, for some k. It is loaded into that model and the remaining edits are applied to it, so converting a
+checkpoint is the same act as editing a live model, and no edit needs a conversion of its own.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .edits import Edit, edit
+
+__all__ = ["Recipe", "WeightsError", "write_safetensors"]
+
+
+class WeightsError(RuntimeError):
+    """Weights that do not belong to the model; nothing was loaded."""
+
+
+@dataclass
+class Recipe:
+    """How a model is made: timm's entry function for the base, and the edits."""
+
+    entry: Callable[..., nn.Module]
+    edits: tuple[Edit, ...]
+    headless: bool = False
+    """The classifier is not wanted: the checkpoint may have any classifier or none."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, **kwargs: Any) -> nn.Module:
+        """Make the model; `kwargs` are those of timm's entry function."""
+        self.kwargs = kwargs
+        return edit(self.entry(pretrained=False, **kwargs), *self.edits)
+
+    def fit(self, state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """The checkpoint in the format of `model`: base tensors bit-identical, tensors of missing edits the identity.
+
+        Raises:
+            WeightsError: Keys are missing, unknown or misshaped; the message names them.
+        """
+        cfg = model.pretrained_cfg
+        classifier = cfg.get("classifier") or ()
+        heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+        if self.headless or model.num_classes != cfg.get("num_classes"):
+            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(heads)}
+            num_classes = 0
+        else:
+            num_classes = cfg["num_classes"] + (cfg.get("label_offset") or 0)
+        source = dict(num_classes=num_classes, in_chans=(cfg.get("input_size") or (3,))[0])
+        problems = []
+        for count in range(len(self.edits), -1, -1):
+            candidate = self._empty(self.edits[:count], **source)
+            if not (problem := _mismatch(state_dict, candidate.state_dict())):
+                return self._finish(state_dict, candidate, self.edits[count:])
+            problems.append(problem)
+        name = cfg.get("architecture", type(model).__name__)
+        raise WeightsError(f"these weights do not fit {name}, nothing was loaded: {min(problems, key=len)}")
+
+    def _empty(self, edits: tuple[Edit, ...], **source: Any) -> nn.Module:
+        with torch.device("meta"):
+            return edit(self.entry(pretrained=False, **{**self.kwargs, **source, "device": "meta"}), *edits)
+
+    def _finish(self, state_dict: dict[str, Tensor], model: nn.Module, edits: tuple[Edit, ...]) -> dict[str, Tensor]:
+        if not edits:
+            return state_dict
+        model.load_state_dict(state_dict, strict=True, assign=True)
+        return edit(model, *edits).state_dict()
+
+
+def _mismatch(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What is wrong with a checkpoint's keys and shapes; empty if nothing is."""
+    shapes = [
+        f"{key} {tuple(got[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in expected
+        if key in got and got[key].shape != expected[key].shape
+    ]
+    found = {
+        "missing": [key for key in expected if key not in got],
+        "unknown": [key for key in got if key not in expected],
+        "misshaped": shapes,
+    }
+    return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in found.items() if names)
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Write tensors and metadata so that the same content gives the same bytes.
+
+    The safetensors library writes the metadata in a new order each time; here it is sorted.
+    """
+    save_file(tensors, path, metadata=metadata)
+    with Path(path).open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))
