@@ -33,6 +33,8 @@ class Edit:
     families: ClassVar[tuple[str, ...]]
     exact: ClassVar[str]
     evidence: ClassVar[str]
+    example: ClassVar[str]
+    """The edit in its simplest form; the name alone, unless an argument is required."""
 
     def apply(self, model: nn.Module) -> None:
         """Replace modules of `model` so that it computes what it computed before.
@@ -77,6 +79,7 @@ def edit_class(*, families: Iterable[str], exact: str, evidence: str) -> Callabl
     def register(cls: type[EditT]) -> type[EditT]:
         cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         cls.families, cls.exact, cls.evidence = families, exact, evidence
+        cls.example = vars(cls).get("example", cls.name)
         EDITS[cls.name] = cls
         return cls
 

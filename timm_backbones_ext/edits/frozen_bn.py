@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..layers import FrozenBatchNorm2d
+from ..layers import FROZEN
 from . import Edit, edit_class
 
 __all__ = ["FrozenBn"]
@@ -17,13 +17,12 @@ __all__ = ["FrozenBn"]
 )
 @dataclass(frozen=True)
 class FrozenBn(Edit):
-    """Every `nn.BatchNorm2d` frozen; the keys stay, parameters become buffers."""
+    """Every batch norm frozen, torch's and timm's; the keys stay, parameters become buffers."""
 
     def apply(self, model: nn.Module) -> None:
-        """Replace all plain batch norms."""
-        norms = [(name, module) for name, module in model.named_modules() if type(module) is nn.BatchNorm2d]
+        """Replace all batch norms."""
+        norms = [(name, module) for name, module in model.named_modules() if type(module) in FROZEN]
         if not norms:
-            raise ValueError(f"frozen_bn: {type(model).__name__} has no plain nn.BatchNorm2d (left)")
+            raise ValueError(f"frozen_bn: {type(model).__name__} has no batch norm (left) that trains")
         for name, norm in norms:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, FrozenBatchNorm2d.replacing(norm))
+            model.set_submodule(name, FROZEN[type(norm)].replacing(norm))

@@ -1,6 +1,7 @@
 """More input channels that change nothing until they are trained."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ class InChans(Edit):
     """
 
     n: int
+    example: ClassVar[str] = "in_chans(5)"
 
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or self.n < 1:
@@ -32,8 +34,7 @@ class InChans(Edit):
             raise ValueError(f"in_chans: {name} has {conv.in_channels} input channels; cannot take {self.n}")
         if self.n == conv.in_channels:
             return
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, WiderInput.replacing(conv, self.n))
+        model.set_submodule(name, WiderInput.replacing(conv, self.n))
         model.in_chans = self.n
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 import torchvision.ops
-from torch import nn
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
 
-__all__ = ["FrozenBatchNorm2d"]
+__all__ = ["FrozenBatchNorm2d", "FrozenBatchNormAct2d"]
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -19,8 +20,10 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     def replacing(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm2d":
         """A frozen norm with the tensors of `norm`; its parameters become buffers."""
         frozen = cls(norm.num_features, eps=norm.eps)
-        for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        for name, tensor in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
             frozen.register_buffer(name, tensor.detach())
+        for name, child in norm.named_children():
+            frozen.add_module(name, child)
         return frozen.train(norm.training)
 
     def reset_parameters(self) -> None:
@@ -30,3 +33,20 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         nn.Module._load_from_state_dict(self, *args)  # torchvision's would throw num_batches_tracked away
+
+
+class FrozenBatchNormAct2d(FrozenBatchNorm2d):
+    """A frozen `timm.layers.BatchNormAct2d`: the norm, then the activation that it holds."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return self.act(self.drop(super().forward(x)))
+
+
+FROZEN: dict[type[nn.BatchNorm2d], type[FrozenBatchNorm2d]] = {
+    nn.BatchNorm2d: FrozenBatchNorm2d,
+    BatchNormAct2d: FrozenBatchNormAct2d,
+}

@@ -1,0 +1,134 @@
+"""Edits as text and on live models; what cannot be applied changes nothing."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext.edits.dcn import Dcn
+
+
+@pytest.mark.parametrize("text", ["dcn(stages=[3, 4])", "dcn(stages=(3, 4))", "dcn([3, 4])", " dcn( (3,4) ) "])
+def test_an_edit_is_written_as_a_call(text: str) -> None:
+    assert tbx.parse(text) == (Dcn(stages=(3, 4)),)
+
+
+def test_several_edits_are_read_from_one_text_or_from_a_list() -> None:
+    assert [edit.name for edit in tbx.parse("dcn, frozen_bn")] == ["dcn", "frozen_bn"]
+    assert tbx.parse(["dcn", tbx.parse("frozen_bn")]) == tbx.parse("dcn, frozen_bn")
+    assert tbx.parse(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dnc", "did you mean 'dcn'"),
+        ("whatever", "Known edits: dcn"),
+        ("dcn(stage=3)", "Arguments of 'dcn': stages"),
+        ("dcn(stages=[7])", "some of"),
+        ("dcn(stages=())", "some of"),
+        ("dcn(stages=open('x'))", "literal arguments"),
+        ("__import__('os').getcwd()", "write it as a call"),
+        ("dcn(", "write it as a call"),
+        ("in_chans", "Arguments of 'in_chans': n"),
+        ("in_chans(0)", "positive number"),
+    ],
+)
+def test_text_that_is_no_edit_is_a_clear_error(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        timm.create_model("ext_resnet18", edits=text)
+
+
+def test_an_edit_of_another_family_names_those_that_fit() -> None:
+    with pytest.raises(ValueError, match=r"'dcn' is for resnet, not convnext; there is: in_chans"):
+        tbx.edit(timm.create_model("convnext_atto"), "dcn")
+
+
+def test_a_model_of_no_known_family_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of the families resnet"):
+        tbx.edit(timm.create_model("test_vit"), "in_chans(5)")
+
+
+def test_an_edit_that_cannot_be_applied_leaves_the_model_as_it_was() -> None:
+    model = timm.create_model("resnet18")
+    before = str(model)
+    with pytest.raises(ValueError, match="expected a plain nn.Conv2d as layer2"):
+        tbx.edit(model, "frozen_bn", "dcn", "dcn")
+    assert str(model) == before
+    assert not hasattr(model, "edits")
+
+
+def test_channels_cannot_be_taken_away() -> None:
+    with pytest.raises(ValueError, match="conv1 has 3 input channels; cannot take 2"):
+        timm.create_model("ext_resnet18", edits="in_chans(2)")
+
+
+def test_edits_keep_the_parameter_objects_that_an_optimizer_holds() -> None:
+    model = timm.create_model("resnet18")
+    before = dict(model.named_parameters())
+    tbx.edit(model, "dcn")
+    after = dict(model.named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items())
+
+
+def test_any_live_model_of_a_family_can_be_edited() -> None:
+    model = tbx.edit(timm.create_model("resnext50_32x4d"), "dcn").eval()
+    assert model.edits == ("dcn",)
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_new_tensors_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    model = tbx.edit(timm.create_model("resnet18").to(dtype), "dcn, in_chans(4)")
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+def test_new_tensors_are_made_on_the_device_of_the_model() -> None:
+    model = timm.create_model("ext_resnet50_dcn", device="meta", edits="frozen_bn, in_chans(4)")
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+def test_an_edited_model_can_be_copied_and_pickled() -> None:
+    model = timm.create_model("ext_resnet18", edits="dcn").eval()
+    x = torch.randn(1, 3, 64, 64)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(x), model(x))
+        twin.init_weights()
+        assert not torch.equal(twin.conv1.weight, model.conv1.weight)
+
+
+def test_frozen_norms_do_not_move_in_training() -> None:
+    model = timm.create_model("ext_resnet18", edits="frozen_bn").train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if "bn" in key or "downsample.1" in key}
+    model(torch.randn(4, 3, 64, 64)).sum().backward()
+    assert before
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+    assert not any("bn" in name for name, _ in model.named_parameters())
+
+
+def test_frozen_norms_hold_the_same_keys() -> None:
+    frozen = timm.create_model("ext_resnet18", edits="frozen_bn").state_dict()
+    assert frozen.keys() == timm.create_model("resnet18").state_dict().keys()
+
+
+def test_an_edit_from_outside_the_package_is_known_by_its_name() -> None:
+    from dataclasses import dataclass
+
+    @tbx.edit_class(families=("resnet",), exact="eval+train", evidence="none")
+    @dataclass(frozen=True)
+    class NoOp(tbx.Edit):
+        """Nothing."""
+
+        def apply(self, model: nn.Module) -> None:
+            """Do nothing."""
+
+    try:
+        assert timm.create_model("ext_resnet18", edits="no_op").edits == ("no_op",)
+        assert NoOp in tbx.list_edits("resnet")
+        assert NoOp not in tbx.list_edits("convnext")
+    finally:
+        del tbx.EDITS["no_op"]
