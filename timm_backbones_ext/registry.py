@@ -4,11 +4,12 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors import SafetensorError
 from timm.models import (
     build_model_with_cfg,
     get_arch_pretrained_cfgs,
@@ -163,11 +164,20 @@ def build(
             **kwargs,
         )
     except RemoteEntryNotFoundError as error:
-        raise WeightsError(no_safetensors(f"{overlay.get('hf_hub_id', 'the Hub repo')}")) from error
+        raise WeightsError(no_safetensors(_place(pretrained_cfg, overlay))) from error
+    except SafetensorError as error:
+        place = _place(pretrained_cfg, overlay)
+        raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
     if not features_only:
         return model
     levels = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+
+
+def _place(cfg: Any, overlay: dict[str, Any]) -> str:
+    """Where the weights come from, for an error message."""
+    known = {**({} if cfg is None or isinstance(cfg, str) else dict(vars(cfg) if is_dataclass(cfg) else cfg)), **overlay}
+    return str(known.get("file") or known.get("hf_hub_id") or "the base's Hub repo")
 
 
 def _checked_source(cfg: Any, pretrained: bool) -> dict[str, Any]:

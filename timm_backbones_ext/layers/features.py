@@ -31,7 +31,7 @@ class FeatureWrapper(nn.Module):
         self.names = [str(i) for i in out_indices]
         self.feature_info = self.feature_info.from_other(tuple(out_indices))
         self.flattened = dict(_flattened(model))
-        head = model.get_classifier(name_only=True)
+        head = model.pretrained_cfg.get("classifier")
         self.full_keys = frozenset((*model.state_dict(), f"{head}.weight", f"{head}.bias"))
         self._full = (model,)  # in a tuple: what the wrapper leaves out is not its parameter
         self.register_load_state_dict_pre_hook(_accept_full_names)
@@ -47,7 +47,7 @@ class FeatureWrapper(nn.Module):
         """The model with `num_classes=0` whose features these are; tensors are shared with the wrapper."""
         model = self._full[0]
         for name, module in self.named_modules():
-            if module._parameters or module._buffers:
+            if (module._parameters or module._buffers) and type(module) is not nn.Module:  # a graph has bare ones
                 model.set_submodule(self.full_name(name), module)
         return model.to(next(self.parameters())).train(self.training)
 

@@ -1,0 +1,115 @@
+"""Checkpoints into edited models: what fits loads, whatever else names what is wrong and loads nothing."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
+
+NAME = "ext_resnet18"
+
+
+def load(state_dict: dict[str, Tensor], name: str = NAME, *, num_classes: int = 1000, **kwargs: object):
+    source = {"state_dict": {key: value.clone() for key, value in state_dict.items()}, "num_classes": num_classes}
+    return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=source, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def base() -> torch.nn.Module:
+    return testing.calibrate(timm.create_model("resnet18")).eval()
+
+
+@pytest.mark.parametrize("edits", ["dcn", "dcn, frozen_bn", "dcn, in_chans(5)", "in_chans(5), frozen_bn, dcn"])
+def test_a_checkpoint_of_the_base_with_the_first_edits_fits(edits: str, base: torch.nn.Module) -> None:
+    """A trained ext_resnet18 with dcn becomes one with dcn and more, and goes on computing what it computed."""
+    texts = [str(edit) for edit in tbx.parse(edits)]
+    for count in range(len(texts) + 1):
+        trained = load(base.state_dict(), edits=texts[:count] or None).eval()
+        with torch.no_grad():
+            for name, parameter in trained.named_parameters():
+                if "conv_offset" in name:
+                    parameter.normal_(std=0.1)
+        grown = load(trained.state_dict(), edits=texts).eval()
+        x = torch.randn(1, 5, 64, 64)
+        expected = trained(x[:, : trained.in_chans])
+        torch.testing.assert_close(grown(x[:, : grown.in_chans]), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"features_only": True}, {"num_classes": 5}, {"num_classes": 0}])
+def test_thirteen_of_all_tensors_do_not_load(kwargs: dict, base: torch.nn.Module) -> None:
+    few = dict(list(base.state_dict().items())[:13])
+    with pytest.raises(tbx.WeightsError, match=r"nothing was loaded: .*\d+ missing \(layer1.0.bn2.weight"):
+        load(few, **kwargs)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"features_only": True}, {"num_classes": 5}])
+def test_unknown_and_misshaped_keys_are_named(kwargs: dict, base: torch.nn.Module) -> None:
+    weights = base.state_dict()
+    with pytest.raises(tbx.WeightsError, match=r"1 unknown \(stranger\)"):
+        load({**weights, "stranger": torch.zeros(1)}, **kwargs)
+    with pytest.raises(tbx.WeightsError, match=r"conv1.weight \(64, 3, 5, 5\) instead of \(64, 3, 7, 7\)"):
+        load({**weights, "conv1.weight": torch.zeros(64, 3, 5, 5)}, **kwargs)
+
+
+def test_one_new_key_missing_is_not_taken_for_a_base_checkpoint() -> None:
+    weights = timm.create_model(NAME, edits="dcn").state_dict()
+    del weights["layer3.0.conv2.conv_offset.bias"]
+    with pytest.raises(tbx.WeightsError, match=r"1 missing \(layer3.0.conv2.conv_offset.bias\)"):
+        load(weights, edits="dcn")
+
+
+def test_weights_of_another_depth_do_not_load() -> None:
+    with pytest.raises(tbx.WeightsError, match="unknown"):
+        load(timm.create_model("resnet34").state_dict())
+
+
+def test_a_classifier_of_other_classes_is_left_out_and_one_of_the_same_is_kept(base: torch.nn.Module) -> None:
+    assert load(base.state_dict(), num_classes=1000).fc.weight.equal(base.fc.weight)
+    five = timm.create_model(
+        NAME, pretrained=True, num_classes=5, pretrained_cfg_overlay={"state_dict": base.state_dict()}
+    )
+    assert five.fc.weight.shape == (5, 512)
+    assert five.conv1.weight.equal(base.conv1.weight)
+
+
+def test_a_wrong_classifier_is_an_error_where_it_is_wanted(base: torch.nn.Module) -> None:
+    weights = {**base.state_dict(), "fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}
+    with pytest.raises(tbx.WeightsError, match=r"fc.weight \(7, 512\) instead of \(1000, 512\)"):
+        load(weights)
+
+
+def test_timms_in_chans_still_repeats_the_colours(base: torch.nn.Module) -> None:
+    plain = timm.create_model(
+        "resnet18", pretrained=True, in_chans=5, pretrained_cfg_overlay={"state_dict": base.state_dict()}
+    )
+    assert load(base.state_dict(), in_chans=5).conv1.weight.equal(plain.conv1.weight)
+
+
+def test_a_file_loads_as_a_state_dict_does(base: torch.nn.Module, tmp_path) -> None:
+    save_file(base.state_dict(), tmp_path / "base.safetensors")
+    source = {"file": str(tmp_path / "base.safetensors")}
+    model = timm.create_model(NAME, pretrained=True, edits="dcn", pretrained_cfg_overlay=source)
+    assert model.layer4[1].conv2.weight.equal(base.layer4[1].conv2.weight)
+    assert not model.layer4[1].conv2.conv_offset.weight.any()
+
+
+def test_a_folder_with_only_a_pickle_is_refused(tmp_path) -> None:
+    tbx.save(timm.create_model(NAME), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
+    with pytest.raises(tbx.WeightsError, match=r"pickles are not read\. Convert"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[: len(data) // 2], lambda data: b"PK" + data[2:], lambda _: b""])
+def test_a_truncated_or_foreign_file_is_an_error(spoil, tmp_path) -> None:
+    tbx.save(timm.create_model(NAME), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(spoil(weights.read_bytes()))
+    with pytest.raises(tbx.WeightsError, match=r"model.safetensors of .* is damaged or is not a safetensors file"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
