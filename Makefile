@@ -1,0 +1,71 @@
+# Everything a contributor or CI runs. Needs python3, git and make; brings uv itself when it is missing.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+UV := $(shell command -v uv || echo .venv-uv/bin/uv)
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup test test-fast test-timm test-lowest demo lint fix wheel docs bench check clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.venv-uv/bin/uv:
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet uv
+
+$(READY): uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
+	$(UV) sync --locked --quiet
+	@touch $@
+
+setup: $(READY) ## make .venv with the locked versions
+
+test: $(READY) ## our own tests
+	$(PYTEST) -n 2 --dist worksteal
+
+test-fast: $(READY) ## our own tests without those that need tens of seconds
+	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+
+test-timm: $(READY) ## timm's own test-suite for every ext_ name
+	$(BIN)/python tests/timm_suite.py
+
+test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest versions that pyproject.toml allows
+	$(UV) venv --quiet --allow-existing .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group test -e .
+	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" -W default
+
+demo: $(READY) ## the main job end to end, into demo-out/
+	$(BIN)/timm-ext demo
+
+lint: $(READY) ## format, lint, types, imports
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/ty check
+	$(BIN)/lint-imports
+
+fix: $(READY) ## repair what lint can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+wheel: $(READY) ## build, check and try the wheel in a bare environment
+	rm -rf dist .venv-wheel
+	$(UV) build --quiet
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(UV) venv --quiet .venv-wheel
+	$(UV) pip install --quiet --python .venv-wheel/bin/python dist/*.whl
+	cd dist && ../.venv-wheel/bin/python -c "import timm; print(timm.create_model('ext_resnet18', features_only=True).feature_info.reduction())"
+	cd dist && ../.venv-wheel/bin/python -c "import timm_backbones_ext as tbx; print(tbx.__version__)"
+	cd dist && ../.venv-wheel/bin/timm-ext --help >/dev/null
+	rm -rf .venv-wheel
+
+docs: $(READY) ## build the documentation into site/
+	$(UV) run --locked --group docs mkdocs build --strict --quiet
+
+bench: $(READY) ## measure; writes benchmarks/*.json
+	$(BIN)/python benchmarks/autoload.py
+
+check: lint wheel test-timm test ## all of it, as CI does
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out

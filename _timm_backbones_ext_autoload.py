@@ -1,0 +1,69 @@
+"""Registers the `ext_*` models as soon as timm is imported, without an import in the user's code.
+
+torch loads the entry points of the group `torch.backends` at the end of `import torch`, and timm imports torch first.
+`install` then waits for `timm.models` to be loaded and imports our package. This module stands beside the package, and
+not in it, because importing it must not import the package, which imports timm, which is still importing torch.
+It uses the standard library only, and whatever goes wrong is one warning: torch and timm must import all the same.
+Set TIMM_BACKBONES_EXT_AUTOLOAD=0 to switch it off.
+"""
+
+import importlib
+import os
+import sys
+import warnings
+
+WATCHED = "timm.models"
+
+
+def install() -> None:
+    """Entry point: arrange for the models to be registered once timm's own are."""
+    if os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() in ("0", "false", "off", "no"):
+        return
+    if WATCHED in sys.modules:
+        register()
+    elif not any(isinstance(finder, Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Watcher())
+
+
+def register() -> None:
+    """Import the package, which registers its models; a failure is a warning that names the cause."""
+    try:
+        importlib.import_module("timm_backbones_ext")
+    except Exception as error:
+        message = (
+            f"timm-backbones-ext could not register its models ({type(error).__name__}: {error}). "
+            "timm works without them; `python -c 'import timm_backbones_ext'` shows the whole error, "
+            "TIMM_BACKBONES_EXT_AUTOLOAD=0 silences this."
+        )
+        try:
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        except RuntimeWarning:  # warnings are errors here, but importing timm is not to fail for us
+            print(message, file=sys.stderr)
+
+
+class Watcher:
+    """Meta path finder that finds nothing itself; it adds `register` to the loading of `timm.models`."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """The spec that the other finders have for `timm.models`, with a loader that registers our models after it."""
+        if name != WATCHED:
+            return None
+        for finder in [finder for finder in sys.meta_path if finder is not self]:
+            spec = finder.find_spec(name, path, target) if hasattr(finder, "find_spec") else None
+            if spec is not None:
+                self.watch(spec.loader)
+                return spec
+        return None
+
+    def watch(self, loader: object) -> None:
+        """Let a loader call `register` once it has executed its module, and be as it was afterwards."""
+        execute = loader.exec_module
+
+        def exec_module(module: object) -> None:
+            del loader.exec_module
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                register()
+
+        loader.exec_module = exec_module
