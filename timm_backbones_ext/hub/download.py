@@ -1,6 +1,5 @@
 """Backbones from the Hugging Face Hub: what arrives is what was sent, or an error says why not."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from .._version import __version__
 from ..fingerprint import Report
 from ..registry import HINT, no_safetensors
 from .folder import CONFIG, FILES, FINGERPRINT, WEIGHTS, check_folder
+from .store import git_blob_id, sha256_of
 
 __all__ = ["HubError", "explained", "pull", "verify"]
 
@@ -115,12 +115,11 @@ def _damaged(folder: Path) -> list[Path]:
 
 
 def _is_intact(path: Path) -> bool:
-    recorded, size = path.resolve().name, path.stat().st_size
-    if len(recorded) == 64:  # LFS and Xet files: sha256 of the content
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == recorded
-    if len(recorded) == 40:  # small files: git's blob id
-        return hashlib.sha1(b"blob %d\0" % size + path.read_bytes(), usedforsecurity=False).hexdigest() == recorded
+    recorded = path.resolve().name
+    if len(recorded) == 64:  # LFS and Xet files
+        return sha256_of(path) == recorded
+    if len(recorded) == 40:  # small files
+        return git_blob_id(path.read_bytes()) == recorded
     return True
 
 

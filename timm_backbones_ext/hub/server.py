@@ -1,0 +1,383 @@
+"""The answers of a local Hub: the Hub's protocol as the unmodified `huggingface_hub` client speaks it.
+
+As on the real Hub, files in LFS are redirected to another origin, the storage host, by links that carry their own
+permission. Uploads go by LFS, not by Xet.
+"""
+
+import hmac
+import json
+import secrets
+import time
+from base64 import b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from .store import Commit, Conflict, File, NotFound, Store, git_blob_id
+
+try:
+    import yaml
+    from starlette.requests import Request
+    from starlette.responses import FileResponse, JSONResponse, Response
+except ImportError as error:
+    raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
+
+__all__ = ["Hub", "User"]
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".gz", ".zip", ".npz", ".pkl")
+LFS_SIZE = 1 << 20
+LINK_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class User:
+    """Who a token belongs to, and whether it may write."""
+
+    name: str
+    writes: bool = True
+
+
+class Fault(Exception):
+    """An answer that is an error, with the code that the client tells errors apart by."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.response = JSONResponse(
+            {"error": message}, status, headers={"X-Error-Code": code, "X-Error-Message": message}
+        )
+
+
+class Hub:
+    """The ASGI application."""
+
+    def __init__(self, root: str | Path, storage_port: int, tokens: Mapping[str, User] | None = None) -> None:
+        self.store = Store(root)
+        self.storage_port = storage_port
+        self.tokens = dict(tokens or {})
+        self.secret = secrets.token_bytes()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self.answer(request, [unquote(part) for part in scope["raw_path"].decode().split("/")[1:]])
+        except Fault as fault:
+            response = fault.response
+        except NotFound as error:
+            response = Fault(404, "EntryNotFound", f"not found: {error}").response
+        except Conflict as error:
+            response = Fault(409, "Conflict", str(error)).response
+        except (ValueError, KeyError, TypeError) as error:
+            response = Fault(400, "BadRequest", f"cannot read the request: {error!r}").response
+        await response(scope, receive, send)
+
+    async def answer(self, request: Request, parts: list[str]) -> Response:
+        """Find what a request asks for."""
+        match request.method, parts:
+            case "GET", ["api", "whoami-v2"]:
+                return self.whoami(request)
+            case "POST", ["api", "validate-yaml"]:
+                return validate_yaml(await request.json())
+            case "POST", ["api", "repos", "create"]:
+                return self.create_repo(request, await request.json())
+            case "DELETE", ["api", "repos", "delete"]:
+                return self.delete_repo(request, await request.json())
+            case "GET", ["api", "models"]:
+                return self.list_models(request)
+            case "POST", [owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
+                repo = self.readable(request, f"{owner}/{name.removesuffix('.git')}")
+                return self.lfs_batch(request, repo, await request.json())
+            case ("GET" | "HEAD"), [owner, name, "resolve", revision, *path]:
+                return self.resolve(request, self.readable(request, f"{owner}/{name}"), revision, "/".join(path))
+            case ("GET" | "HEAD"), ["storage", sha256]:
+                self.check_link(request, sha256)
+                return FileResponse(self.store.blob(sha256), headers={"ETag": f'"{sha256}"'})
+            case "PUT", ["storage", sha256]:
+                return await self.receive_blob(request, sha256)
+            case method, ["api", "models", owner, name, *rest]:
+                return await self.repo_api(request, method, self.readable(request, f"{owner}/{name}"), rest)
+        raise Fault(404, "NotFound", f"this Hub has no {request.method} {request.url.path}")
+
+    async def repo_api(self, request: Request, method: str, repo: str, rest: list[str]) -> Response:
+        """Answer a request under `/api/models/owner/name`."""
+        match method, rest:
+            case "GET", [] | ["revision", _]:
+                return self.model_info(repo, self.revision(repo, rest[-1] if rest else "main"))
+            case "GET", ["tree", revision, *path]:
+                return self.tree(request, self.revision(repo, revision), "/".join(path))
+            case "POST", ["paths-info", revision]:
+                asked = await request.form() if "form" in request.headers.get("content-type", "") else await request.json()
+                paths = asked.getlist("paths") if hasattr(asked, "getlist") else asked["paths"]
+                files = self.store.files(self.revision(repo, revision))
+                return JSONResponse([tree_entry(files[path]) for path in paths if path in files])
+            case "GET", ["refs"]:
+                return JSONResponse(refs(self.store.refs(repo)))
+            case "GET", ["commits", revision]:
+                return JSONResponse([commit_entry(item) for item in self.store.history(self.revision(repo, revision))])
+        self.writer(request)
+        match method, rest:
+            case "POST", ["preupload", revision]:
+                return self.preupload(repo, revision, await request.json())
+            case "POST", ["commit", revision]:
+                lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
+                return self.commit(request, repo, revision, lines)
+            case "POST", ["branch", branch]:
+                start = json.loads(await request.body() or b"{}").get("startingPoint", "main")
+                self.store.set_ref(repo, f"heads/{branch}", self.revision(repo, start))
+            case "POST", ["tag", revision]:
+                self.store.set_ref(repo, f"tags/{(await request.json())['tag']}", self.revision(repo, revision))
+            case "DELETE", [("branch" | "tag") as kind, name]:
+                self.store.set_ref(repo, f"{'heads' if kind == 'branch' else 'tags'}/{name}", None)
+            case "PUT", ["settings"]:
+                asked = await request.json()
+                self.store.set_private(repo, asked.get("private", asked.get("visibility") == "private"))
+            case _:
+                raise Fault(404, "NotFound", f"this Hub has no {method} {'/'.join(rest)}")
+        return JSONResponse({"success": True})
+
+    # who may do what
+
+    def user(self, request: Request) -> User | None:
+        """The user of the request's token; without tokens configured any token is a writer."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not token:
+            return None
+        if not self.tokens:
+            return User("local")
+        if token not in self.tokens:
+            raise Fault(401, "InvalidToken", "Invalid credentials in Authorization header")
+        return self.tokens[token]
+
+    def writer(self, request: Request) -> User:
+        """The user, who may write."""
+        user = self.user(request)
+        if user is None:
+            raise Fault(401, "Unauthorized", "a token is needed to write; run `hf auth login` or set HF_TOKEN")
+        if not user.writes:
+            raise Fault(403, "Forbidden", f"the token of {user.name} may only read")
+        return user
+
+    def readable(self, request: Request, repo: str) -> str:
+        """The repo's id; a private one is not there for strangers."""
+        user = self.user(request)
+        try:
+            hidden = self.store.is_private(repo) and user is None
+        except NotFound:
+            hidden = True
+        if hidden:
+            raise Fault(404 if user else 401, "RepoNotFound", f"Repository {repo} not found")
+        return repo
+
+    def revision(self, repo: str, revision: str) -> str:
+        """The commit that a revision means."""
+        try:
+            return self.store.resolve(repo, revision)
+        except NotFound as error:
+            raise Fault(404, "RevisionNotFound", f"Invalid rev id: {revision}") from error
+
+    # links to the storage host, which carry their own permission
+
+    def link(self, request: Request, method: str, sha256: str) -> str:
+        """A link to content that is good for an hour."""
+        host, until = request.url.hostname, int(time.time()) + LINK_SECONDS
+        return f"http://{host}:{self.storage_port}/storage/{sha256}?until={until}&sign={self.sign(method, sha256, until)}"
+
+    def sign(self, method: str, sha256: str, until: int) -> str:
+        """What proves that this server made a link."""
+        return hmac.new(self.secret, f"{method} {sha256} {until}".encode(), "sha256").hexdigest()
+
+    def check_link(self, request: Request, sha256: str) -> None:
+        """Refuse a link that this server did not make, or that is too old."""
+        until = int(request.query_params.get("until", "0"))
+        method = "GET" if request.method == "HEAD" else request.method
+        good = hmac.compare_digest(self.sign(method, sha256, until), request.query_params.get("sign", ""))
+        if not good or until < time.time():
+            raise Fault(403, "AccessDenied", "the link has expired or is not genuine")
+
+    async def receive_blob(self, request: Request, sha256: str) -> Response:
+        """Keep uploaded content if it is what its name says."""
+        self.check_link(request, sha256)
+        try:
+            with self.store.incoming(sha256) as file:
+                async for chunk in request.stream():
+                    file.write(chunk)
+        except Conflict as error:
+            raise Fault(400, "BadDigest", str(error)) from error
+        return Response()
+
+    # answers
+
+    def whoami(self, request: Request) -> Response:
+        """Who the token belongs to."""
+        user = self.user(request)
+        if user is None:
+            raise Fault(401, "Unauthorized", "no token was sent")
+        role = {"displayName": "local", "role": "write" if user.writes else "read"}
+        auth = {"type": "access_token", "accessToken": role}
+        return JSONResponse({"type": "user", "id": user.name, "name": user.name, "orgs": [], "auth": auth})
+
+    def create_repo(self, request: Request, asked: dict[str, Any]) -> Response:
+        """Make a model repo."""
+        user = self.writer(request)
+        repo = f"{asked.get('organization') or user.name}/{asked['name']}"
+        if asked.get("type", "model") != "model":
+            raise Fault(400, "BadRequest", "this Hub holds models only")
+        answer = {"url": f"{origin(request)}/{repo}", "name": repo, "id": repo}
+        if repo in self.store.repos():
+            return JSONResponse({"error": "You already created this model repo", **answer}, 409)
+        self.store.create_repo(repo, private=asked.get("visibility") == "private" or bool(asked.get("private")))
+        return JSONResponse(answer)
+
+    def delete_repo(self, request: Request, asked: dict[str, Any]) -> Response:
+        """Forget a repo."""
+        user = self.writer(request)
+        self.store.delete_repo(self.readable(request, f"{asked.get('organization') or user.name}/{asked['name']}"))
+        return JSONResponse({})
+
+    def list_models(self, request: Request) -> Response:
+        """Public repos whose id contains what is searched for."""
+        search, author = request.query_params.get("search", ""), request.query_params.get("author")
+        found = [repo for repo in self.store.repos() if search in repo and not self.store.is_private(repo)]
+        return JSONResponse([{"id": repo} for repo in found if author in (None, repo.partition("/")[0])])
+
+    def model_info(self, repo: str, oid: str) -> Response:
+        """A repo at a commit."""
+        newest = next(self.store.history(oid))
+        info = {"id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": oid, "tags": [], "downloads": 0}
+        state = {"private": self.store.is_private(repo), "gated": False, "disabled": False, "lastModified": iso(newest.date)}
+        files = [{"rfilename": path, **tree_entry(file), "blobId": file.git} for path, file in self.store.files(oid).items()]
+        siblings = [
+            {**item, "lfs": {"sha256": item["lfs"]["oid"], **item["lfs"]}} if "lfs" in item else item for item in files
+        ]
+        return JSONResponse({**info, **state, "siblings": siblings})
+
+    def tree(self, request: Request, oid: str, folder: str) -> Response:
+        """Files below a folder; folders too, unless asked to go into them."""
+        prefix, query = f"{folder}/" if folder else "", request.query_params
+        files = {path: file for path, file in self.store.files(oid).items() if path.startswith(prefix)}
+        if query.get("recursive", "").lower() in ("1", "true"):
+            return JSONResponse([tree_entry(file) for file in files.values()])
+        here = [tree_entry(file) for path, file in files.items() if "/" not in path[len(prefix) :]]
+        folders = {path[len(prefix) :].partition("/")[0] for path in files if "/" in path[len(prefix) :]}
+        below = [{"type": "directory", "path": prefix + name, "oid": oid, "size": 0} for name in sorted(folders)]
+        return JSONResponse([*below, *here])
+
+    def preupload(self, repo: str, revision: str, asked: dict[str, Any]) -> Response:
+        """Say for each file whether it goes by LFS, and what the repo holds at its place."""
+        present = self.store.files(self.revision(repo, revision))
+        modes = [
+            {
+                "path": item["path"],
+                "uploadMode": "lfs" if item["size"] >= LFS_SIZE or item["path"].endswith(LFS_SUFFIXES) else "regular",
+                "shouldIgnore": False,
+                "oid": present[item["path"]].etag if item["path"] in present else None,
+            }
+            for item in asked["files"]
+        ]
+        return JSONResponse({"files": modes})
+
+    def lfs_batch(self, request: Request, repo: str, asked: dict[str, Any]) -> Response:
+        """Where to upload the content that is not here yet."""
+        if asked.get("operation") == "upload":
+            self.writer(request)
+        objects = []
+        for item in asked["objects"]:
+            entry = {"oid": item["oid"], "size": item["size"]}
+            if not self.store.blob(item["oid"]).is_file():
+                entry["actions"] = {"upload": {"href": self.link(request, "PUT", item["oid"])}}
+            objects.append(entry)
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
+
+    def commit(self, request: Request, repo: str, revision: str, lines: list[dict[str, Any]]) -> Response:
+        """Store the small files of a commit and make it, on its branch or as a pull request."""
+        head = self.revision(repo, revision)
+        said = {"header": {}, **{line["key"]: line["value"] for line in lines if line["key"] == "header"}}["header"]
+        add = {line["value"]["path"]: self.file_of(line) for line in lines if line["key"] in ("file", "lfsFile")}
+        delete = [
+            line["value"]["path"].rstrip("/") + ("/" if line["key"] == "deletedFolder" else "")
+            for line in lines
+            if line["key"] in ("deletedFile", "deletedFolder")
+        ]
+        number = 1 + sum(name.startswith("pr/") for name in self.store.refs(repo))
+        proposed = request.query_params.get("create_pr") == "1"
+        ref = f"pr/{number}" if proposed else revision.removeprefix("refs/") if "refs/" in revision else f"heads/{revision}"
+        text = {"title": said.get("summary", ""), "message": said.get("description", "")}
+        if said.get("parentCommit") not in (None, head):
+            raise Fault(412, "PreconditionFailed", "A commit has happened since. Please refresh and try again.")
+        oid = self.store.commit(
+            repo, ref, **text, add=add, delete=delete, parent=None if proposed else head, start=head if proposed else None
+        )
+        answer = {"success": True, "commitOid": oid, "commitUrl": f"{origin(request)}/{repo}/commit/{oid}"}
+        return JSONResponse({**answer, "pullRequestUrl": f"{origin(request)}/{repo}/discussions/{number}"})
+
+    def file_of(self, line: dict[str, Any]) -> File:
+        """The file that a line of a commit adds."""
+        value = line["value"]
+        if line["key"] == "file":
+            content = b64decode(value["content"])
+            return File(value["path"], self.store.put(content), len(content), git_blob_id(content), lfs=False)
+        stored = self.store.blob(value["oid"])
+        if not stored.is_file() or stored.stat().st_size != value["size"]:
+            raise Fault(400, "BadRequest", f"{value['path']}: its content was not uploaded, or is of another size")
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{value['oid']}\nsize {value['size']}\n"
+        return File(value["path"], value["oid"], value["size"], git_blob_id(pointer.encode()), lfs=True)
+
+    def resolve(self, request: Request, repo: str, revision: str, path: str) -> Response:
+        """A file, or a redirect to the storage host for one in LFS."""
+        oid = self.revision(repo, revision)
+        file = self.store.files(oid).get(path)
+        if file is None:
+            fault = Fault(404, "EntryNotFound", f"{path} is not in {repo}@{revision}")
+            fault.response.headers["X-Repo-Commit"] = oid
+            raise fault
+        headers = {"X-Repo-Commit": oid, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
+        if not file.lfs:
+            return FileResponse(self.store.blob(file.sha256), headers=headers, media_type="text/plain")
+        linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        return Response(status_code=302, headers={**headers, **linked, "Location": self.link(request, "GET", file.sha256)})
+
+
+def origin(request: Request) -> str:
+    """Scheme, host and port that the client called."""
+    return f"http://{request.headers['host']}"
+
+
+def iso(seconds: float) -> str:
+    """A date as the Hub writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def tree_entry(file: File) -> dict[str, Any]:
+    """A file as the tree and the paths of a repo list it."""
+    entry: dict[str, Any] = {"type": "file", "oid": file.git, "size": file.size, "path": file.path}
+    return {**entry, "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else entry
+
+
+def commit_entry(commit: Commit) -> dict[str, Any]:
+    """A commit as the history of a repo lists it."""
+    text = {"title": commit.title, "message": commit.message}
+    return {"id": commit.oid, **text, "authors": [{"user": "local"}], "date": iso(commit.date)}
+
+
+def refs(known: Mapping[str, str]) -> dict[str, Any]:
+    """Branches, tags and pull requests."""
+    found: dict[str, list[dict[str, str]]] = {"heads": [], "tags": [], "pr": []}
+    for name, oid in known.items():
+        kind, _, short = name.partition("/")
+        found[kind].append({"name": short, "ref": f"refs/{name}", "targetCommit": oid})
+    return {"branches": found["heads"], "tags": found["tags"], "converts": [], "pullRequests": found["pr"]}
+
+
+def validate_yaml(asked: Mapping[str, Any]) -> Response:
+    """Whether the metadata of a card can be read."""
+    parts = asked["content"].split("---\n", 2)
+    try:
+        metadata = yaml.safe_load(parts[1]) if asked["content"].startswith("---\n") and len(parts) == 3 else {}
+    except yaml.YAMLError as error:
+        return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
+    warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
+    return JSONResponse({"errors": [], "warnings": warnings})

@@ -1,0 +1,352 @@
+"""Where a local Hub keeps repos: files by their sha256, commits and refs in SQLite; a commit is there whole or not at all.
+
+Standard library only.
+"""
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Conflict", "File", "NotFound", "Store", "fsck", "git_blob_id", "sha256_of"]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY, private INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS commits (
+    oid TEXT PRIMARY KEY, repo TEXT NOT NULL, parent TEXT, title TEXT NOT NULL, message TEXT NOT NULL, date REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS files (
+    oid TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, git TEXT NOT NULL,
+    lfs INTEGER NOT NULL, PRIMARY KEY (oid, path)
+);
+CREATE TABLE IF NOT EXISTS refs (repo TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, name));
+"""
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_OID = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class NotFound(LookupError):
+    """A repo, revision or file that is not there."""
+
+
+class Conflict(ValueError):
+    """What is asked for contradicts what is stored."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a commit."""
+
+    path: str
+    sha256: str
+    size: int
+    git: str
+    """git's blob id of the content."""
+    lfs: bool
+
+    @property
+    def etag(self) -> str:
+        """What the Hub calls the content: sha256 of an LFS file, git's blob id of another."""
+        return self.sha256 if self.lfs else self.git
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One state of a repo."""
+
+    oid: str
+    parent: str | None
+    title: str
+    message: str
+    date: float
+    """Seconds since 1970, UTC."""
+
+
+def git_blob_id(content: bytes) -> str:
+    """The sha1 that git gives a blob with this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def checked_path(path: str) -> str:
+    """A path inside a repo, as it came.
+
+    Raises:
+        Conflict: It is empty, absolute, leads out of the repo or into `.git`.
+    """
+    parts = path.split("/")
+    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..", ".git") for part in parts):
+        raise Conflict(f"{path!r} is no path inside a repo")
+    return path
+
+
+class Store:
+    """The folder of a local Hub."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.blobs = self.root / "blobs"
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        with self._database() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.executescript(SCHEMA)
+
+    @contextmanager
+    def _database(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind."""
+        with closing(sqlite3.connect(self.root / "hub.sqlite", timeout=30, isolation_level=None)) as db:
+            db.execute("PRAGMA synchronous=FULL")
+            if not write:
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def create_repo(self, repo: str, private: bool = False) -> None:
+        """Make a repo with one empty commit on `main`.
+
+        Raises:
+            Conflict: The id is none, or is taken.
+        """
+        if not _REPO_ID.fullmatch(repo):
+            raise Conflict(f"{repo!r} is no repo id; expected 'owner/name'")
+        with self._database(write=True) as db:
+            if db.execute("SELECT 1 FROM repos WHERE id = ?", (repo,)).fetchone():
+                raise Conflict(f"{repo} exists already")
+            db.execute("INSERT INTO repos VALUES (?, ?)", (repo, private))
+            self._insert_commit(db, repo, "heads/main", None, "initial commit", "", [])
+
+    def delete_repo(self, repo: str) -> None:
+        """Forget a repo; its blobs stay, since others may share them."""
+        self.is_private(repo)
+        with self._database(write=True) as db:
+            db.execute("DELETE FROM files WHERE oid IN (SELECT oid FROM commits WHERE repo = ?)", (repo,))
+            for table, column in (("commits", "repo"), ("refs", "repo"), ("repos", "id")):
+                db.execute(f"DELETE FROM {table} WHERE {column} = ?", (repo,))
+
+    def is_private(self, repo: str) -> bool:
+        """Whether a repo is private; NotFound if there is none."""
+        with self._database() as db:
+            row = db.execute("SELECT private FROM repos WHERE id = ?", (repo,)).fetchone()
+        if row is None:
+            raise NotFound(repo)
+        return bool(row[0])
+
+    def set_private(self, repo: str, private: bool) -> None:
+        """Make a repo private or public."""
+        with self._database(write=True) as db:
+            db.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo))
+
+    def repos(self) -> list[str]:
+        """Ids of all repos."""
+        with self._database() as db:
+            return [row[0] for row in db.execute("SELECT id FROM repos ORDER BY id")]
+
+    def refs(self, repo: str) -> dict[str, str]:
+        """`heads/main`, `tags/v1`, `pr/1` -> commit."""
+        with self._database() as db:
+            return dict(db.execute("SELECT name, oid FROM refs WHERE repo = ? ORDER BY name", (repo,)).fetchall())
+
+    def resolve(self, repo: str, revision: str) -> str:
+        """The commit that a branch, tag, `refs/...` or full sha means."""
+        refs = self.refs(repo)
+        for name in (f"heads/{revision}", f"tags/{revision}", revision.removeprefix("refs/")):
+            if name in refs:
+                return refs[name]
+        if _OID.fullmatch(revision):
+            with self._database() as db:
+                if db.execute("SELECT 1 FROM commits WHERE repo = ? AND oid = ?", (repo, revision)).fetchone():
+                    return revision
+        raise NotFound(f"{repo}@{revision}")
+
+    def set_ref(self, repo: str, name: str, oid: str | None) -> None:
+        """Make a new ref, or delete one with `oid=None`."""
+        with self._database(write=True) as db:
+            taken = db.execute("SELECT 1 FROM refs WHERE repo = ? AND name = ?", (repo, name)).fetchone()
+            if oid is None:
+                if not taken:
+                    raise NotFound(name)
+                db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, name))
+            elif taken:
+                raise Conflict(f"{name} exists already")
+            else:
+                db.execute("INSERT INTO refs VALUES (?, ?, ?)", (repo, name, oid))
+
+    def files(self, oid: str) -> dict[str, File]:
+        """Files of a commit by path."""
+        with self._database() as db:
+            rows = db.execute("SELECT path, sha256, size, git, lfs FROM files WHERE oid = ? ORDER BY path", (oid,))
+            return {row[0]: File(*row[:4], lfs=bool(row[4])) for row in rows}
+
+    def history(self, oid: str | None) -> Iterator[Commit]:
+        """A commit and those before it."""
+        while oid is not None:
+            with self._database() as db:
+                row = db.execute("SELECT oid, parent, title, message, date FROM commits WHERE oid = ?", (oid,)).fetchone()
+            yield (commit := Commit(*row))
+            oid = commit.parent
+
+    def commit(
+        self,
+        repo: str,
+        ref: str,
+        *,
+        title: str,
+        message: str = "",
+        add: Mapping[str, File] | None = None,
+        delete: Iterable[str] = (),
+        parent: str | None = None,
+        start: str | None = None,
+    ) -> str:
+        """Add and delete files in one step, and move a ref to the new commit.
+
+        Args:
+            repo: The repo.
+            ref: `heads/main` or another; made from `start` if it is not there.
+            title: First line of the message.
+            message: The rest of it.
+            add: Files by path; their blobs are stored already.
+            delete: Paths; one that ends in "/" is a folder.
+            parent: Commit that the ref has to be at.
+            start: Commit that a new ref starts from.
+
+        Returns:
+            The new commit.
+
+        Raises:
+            Conflict: The ref is not at `parent`, a path leads out of the repo, or a blob is missing.
+        """
+        add = {checked_path(path): file for path, file in (add or {}).items()}
+        for file in add.values():
+            if not self.blob(file.sha256).is_file():
+                raise Conflict(f"{file.path}: content {file.sha256} was not uploaded")
+        with self._database(write=True) as db:
+            row = db.execute("SELECT oid FROM refs WHERE repo = ? AND name = ?", (repo, ref)).fetchone()
+            head = row[0] if row else start
+            if head is None:
+                raise NotFound(f"{repo}@{ref}")
+            if parent is not None and parent != head:
+                raise Conflict(f"{ref} is at {head}, not at {parent}")
+            files = self.files(head)
+            for path in delete:
+                gone = [name for name in files if name == path or (path.endswith("/") and name.startswith(path))]
+                if not gone:
+                    raise NotFound(path)
+                for name in gone:
+                    del files[name]
+            return self._insert_commit(db, repo, ref, head, title, message, {**files, **add}.values())
+
+    def _insert_commit(
+        self,
+        db: sqlite3.Connection,
+        repo: str,
+        ref: str,
+        parent: str | None,
+        title: str,
+        message: str,
+        files: Iterable[File],
+    ) -> str:
+        files, now = list(files), time.time()
+        content = json.dumps([repo, parent, title, message, now, sorted((file.path, file.sha256) for file in files)])
+        oid = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
+        db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?)", (oid, repo, parent, title, message, now))
+        rows = [(oid, file.path, file.sha256, file.size, file.git, file.lfs) for file in files]
+        db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+        db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", (repo, ref, oid))
+        return oid
+
+    def blob(self, sha256: str) -> Path:
+        """Where content is kept; the file is there only if it is whole."""
+        if not _SHA256.fullmatch(sha256):
+            raise Conflict(f"{sha256!r} is no sha256")
+        return self.blobs / sha256[:2] / sha256
+
+    def put(self, content: bytes) -> str:
+        """Keep content; returns its sha256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        with self.incoming(sha256) as file:
+            file.write(content)
+        return sha256
+
+    @contextmanager
+    def incoming(self, sha256: str) -> Iterator["Incoming"]:
+        """A file to write content to, which is kept at the end if its hash is right.
+
+        Raises:
+            Conflict: The hash is another one; nothing is kept.
+        """
+        target = self.blob(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=self.blobs, prefix="incoming-")
+        try:
+            with os.fdopen(handle, "wb") as raw:
+                yield (incoming := Incoming(raw))
+                raw.flush()
+                os.fsync(raw.fileno())
+            if (got := incoming.hash.hexdigest()) != sha256:
+                raise Conflict(f"expected content with sha256 {sha256}; got {got}")
+            os.replace(name, target)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+class Incoming:
+    """A file that is hashed as it is written."""
+
+    def __init__(self, raw: object) -> None:
+        self.raw, self.hash = raw, hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk."""
+        self.raw.write(chunk)
+        self.hash.update(chunk)
+
+
+def fsck(root: str | Path) -> list[str]:
+    """Name every missing or damaged blob of a local Hub, and the files that need it.
+
+    Raises:
+        NotFound: The folder holds no local Hub.
+    """
+    if not (Path(root) / "hub.sqlite").is_file():
+        raise NotFound(f"{root} holds no local Hub")
+    store, problems = Store(root), []
+    with store._database() as db:
+        query = "SELECT sha256, size, repo || ' ' || path || ' at ' || substr(files.oid, 1, 8) FROM files"
+        rows = db.execute(f"{query} JOIN commits ON commits.oid = files.oid ORDER BY sha256").fetchall()
+    needed: dict[tuple[str, int], list[str]] = {}
+    for sha256, size, place in rows:
+        needed.setdefault((sha256, size), []).append(place)
+    for (sha256, size), places in needed.items():
+        if problem := _problem(store.blob(sha256), sha256, size):
+            problems.append(f"{problem}: {sha256} (needed by {', '.join(places)})")
+    return problems
+
+
+def _problem(path: Path, sha256: str, size: int) -> str:
+    if not path.is_file():
+        return "missing"
+    if path.stat().st_size != size:
+        return f"{path.stat().st_size} bytes instead of {size}"
+    return "" if sha256_of(path) == sha256 else "damaged"
