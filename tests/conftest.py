@@ -1,9 +1,34 @@
-"""Fixtures that all tests share."""
+"""Fixtures that all tests share. The Hub client reads its environment when it is imported, so that is set up first."""
 
-import pytest
-import torch
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+
+with socket.create_server(("127.0.0.1", 0)) as _free:
+    PORT = _free.getsockname()[1]
+
+os.environ.update(
+    HF_ENDPOINT=f"http://127.0.0.1:{PORT}",
+    HF_HOME=tempfile.mkdtemp(prefix="hf-home-"),
+    HF_TOKEN="local",
+    HF_HUB_DISABLE_XET="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from timm_backbones_ext.hub.local import LocalHub  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def local_hub() -> Iterator[LocalHub]:
+    """A Hub on this machine, where every client of the test process goes."""
+    with LocalHub(port=PORT) as hub:
+        yield hub

@@ -107,6 +107,11 @@ def explained(place: str) -> Iterator[None]:
         status = getattr(error.response, "status_code", None)
         hint = " Run `hf auth login` with a token that may write." if status in (401, 403) else ""
         raise HubError(f"{place}: the Hub answered {status}: {error.server_message or error}.{hint}") from error
+    except Exception as error:
+        origins = {type(item).__module__.partition(".")[0].rstrip("2") for item in (error, error.__cause__)}
+        if not origins & {"httpx", "huggingface_hub"}:
+            raise
+        raise HubError(f"{place}: the Hub cannot be reached, or broke off: {error.__cause__ or error}") from error
 
 
 def _damaged(folder: Path) -> list[Path]:

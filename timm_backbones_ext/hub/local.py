@@ -94,15 +94,21 @@ class LocalHub:
     Args:
         root: Folder of the Hub; a temporary one by default.
         tokens: Token -> (user, may write).
+        port: Port of the API; a free one by default.
     """
 
     endpoint: str
     """`http://127.0.0.1:PORT`"""
 
-    def __init__(self, root: str | Path | None = None, tokens: Mapping[str, tuple[str, bool]] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        tokens: Mapping[str, tuple[str, bool]] | None = None,
+        port: int = 0,
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
         self.root = Path(root) if root is not None else Path(self._scratch.name, "hub")
-        self.tokens = dict(tokens or {})
+        self.tokens, self.port = dict(tokens or {}), port
 
     @property
     def env(self) -> dict[str, str]:
@@ -119,7 +125,7 @@ class LocalHub:
     def __enter__(self) -> "LocalHub":
         scopes = [f"{token}={user}:{'write' if writes else 'read'}" for token, (user, writes) in self.tokens.items()]
         package = str(Path(__file__).parents[1])
-        command = [sys.executable, "-c", _LIGHT, package, str(self.root), "--until-stdin-closes"]
+        command = [sys.executable, "-c", _LIGHT, package, str(self.root), "--port", str(self.port), "--until-stdin-closes"]
         self._process = subprocess.Popen(
             [*command, *(part for scope in scopes for part in ("--token", scope))],
             stdin=subprocess.PIPE,

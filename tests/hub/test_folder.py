@@ -1,0 +1,161 @@
+"""Models as folders: what is written, what is refused, and that timm itself reads it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
+
+
+def config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_the_weights_say_what_they_are(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18", edits="dcn, frozen_bn"), tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata == {
+        "format": "pt",
+        "timm_backbones_ext": tbx.__version__,
+        "timm": timm.__version__,
+        "base": "resnet18.a1_in1k",
+        "edits": '["dcn", "frozen_bn"]',
+    }
+
+
+@pytest.mark.parametrize("name", ["ext_resnet18", "ext_resnet50_dcn_c5"])
+def test_timm_reads_the_folder(name: str, tmp_path: Path) -> None:
+    model = testing.calibrate(timm.create_model(name, edits="in_chans(4)", num_classes=3)).eval()
+    tbx.save(model, tmp_path)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = testing.image(model, 64, 64)
+    assert torch.equal(again(x), model(x))
+    assert type(again) is type(model)
+
+
+def test_the_config_keeps_the_normalisation_of_the_colours(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18", edits="in_chans(5)"), tmp_path)
+    saved = timm.create_model(f"local-dir:{tmp_path}").pretrained_cfg
+    assert saved["mean"] == [0.485, 0.456, 0.406, 0.0, 0.0]
+    assert saved["std"] == [0.229, 0.224, 0.225, 1.0, 1.0]
+
+
+def test_arguments_of_creation_come_back(tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18", output_stride=16, edits="dcn(stages=[4])", num_classes=4)
+    tbx.save(model, tmp_path)
+    assert config(tmp_path)["model_args"]["output_stride"] == 16
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert again.forward_features(torch.randn(1, 3, 64, 64)).shape[-1] == 4
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "hook", "getter", "fx"])
+def test_every_feature_wrapper_is_saved_under_the_full_models_keys(kind: str, tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18", features_only=True, feature_cls=kind, out_indices=(0, 2), edits="dcn")
+    tbx.save(model, tmp_path)
+    full = timm.create_model("ext_resnet18", num_classes=0, edits="dcn")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == full.state_dict().keys()
+    assert tbx.verify(tmp_path).same
+    assert config(tmp_path)["num_classes"] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bit_weights_stay_as_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18").to(dtype)
+    tbx.save(model, tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.get_tensor("conv1.weight").equal(model.conv1.weight)
+
+
+def test_channels_last_models_are_saved(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18").to(memory_format=torch.channels_last), tmp_path)
+    assert tbx.verify(tmp_path).same
+
+
+def test_compiled_and_parallel_models_are_unwrapped(tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18")
+    tbx.save(torch.nn.DataParallel(torch.compile(model)), tmp_path)
+    assert tbx.compare(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model).same
+
+
+def test_a_timm_model_edited_in_place_is_saved_under_its_ext_name(tmp_path: Path) -> None:
+    tbx.save(tbx.edit(timm.create_model("resnet18"), "dcn"), tmp_path)
+    assert config(tmp_path)["architecture"] == "ext_resnet18.needs_pip_install_timm-backbones-ext"
+    assert tbx.verify(tmp_path).same
+
+
+def test_a_name_of_the_users_own_is_saved_as_base_and_edits(tmp_path: Path) -> None:
+    if "ext_my18" not in tbx.VARIANTS:
+        tbx.register_variant("ext_my18", base="resnet18", edits=["dcn", "in_chans(5)"])
+    tbx.save(timm.create_model("ext_my18"), tmp_path)
+    assert config(tmp_path)["architecture"].startswith("ext_resnet18.")
+    assert config(tmp_path)["model_args"]["edits"] == ["dcn", "in_chans(n=5)"]
+    assert tbx.verify(tmp_path).same
+
+
+def test_a_model_that_others_could_not_create_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="resnext50_32x4d has edits"):
+        tbx.save(tbx.edit(timm.create_model("resnext50_32x4d"), "dcn"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_timm_wrapper_that_threw_its_model_away_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a timm model, or a features_only model of this package"):
+        tbx.save(timm.create_model("resnet18", features_only=True), tmp_path)
+
+
+def test_labels_are_one_per_class(tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18", num_classes=2)
+    with pytest.raises(ValueError, match="expected 2 label names, one per class; got 3"):
+        tbx.save(model, tmp_path / "out", label_names=["a", "b", "c"])
+    tbx.save(model, tmp_path / "out", label_names=["cat", "dog"])
+    assert config(tmp_path / "out")["label_names"] == ["cat", "dog"]
+
+
+def test_a_saved_model_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet18")
+    tbx.save(model, tmp_path)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        tbx.save(model, tmp_path)
+    tbx.save(timm.create_model("ext_resnet18", num_classes=2), tmp_path, overwrite=True)
+    assert config(tmp_path)["num_classes"] == 2
+
+
+def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = timm.create_model("ext_resnet18")
+    tbx.save(model, tmp_path / "old")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    monkeypatch.setattr("timm_backbones_ext.hub.folder.render_card", lambda *_: 1 / 0)
+    for folder in ("old", "new"):
+        with pytest.raises(ZeroDivisionError):
+            tbx.save(model, tmp_path / folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_a_fingerprint_cannot_be_verified(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18"), tmp_path)
+    (tmp_path / "fingerprint.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="nothing to verify"):
+        tbx.verify(tmp_path)
+
+
+def test_plain_timm_says_what_to_install(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18"), tmp_path)
+    script = f"import timm; timm.create_model('local-dir:{tmp_path}')"
+    env = {"TIMM_BACKBONES_EXT_AUTOLOAD": "0", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert "Unknown model (ext_resnet18.needs_pip_install_timm-backbones-ext)" in done.stderr
+
+
+def test_the_hint_is_a_valid_tag_that_no_list_shows() -> None:
+    timm.create_model("ext_resnet18.needs_pip_install_timm-backbones-ext")
+    assert not timm.list_models("*needs_pip*", include_tags=True)
