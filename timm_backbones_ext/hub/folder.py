@@ -134,13 +134,15 @@ def _config(
     return config
 
 
-def _normalisation(model: nn.Module) -> dict[str, Any] | None:
-    """Mean and std for a model with more channels than its base: the base's, then 0 and 1 for the new ones."""
+def _normalisation(model: nn.Module) -> dict[str, Any]:
+    """Mean and std, one per channel: of channels that an edit added 0 and 1, of others timm's rule, the average."""
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     new = model.in_chans - len(mean)
-    if new <= 0 or not any(isinstance(item, InChans) for item in parse(getattr(model, "edits", ()))):
-        return None
-    return {"mean": (*mean, *[0.0] * new), "std": (*std, *[1.0] * new)}
+    if new > 0 and any(isinstance(item, InChans) for item in parse(getattr(model, "edits", ()))):
+        mean, std = (*mean, *[0.0] * new), (*std, *[1.0] * new)
+    elif new:
+        mean, std = ([sum(values) / len(values)] * model.in_chans for values in (mean, std))
+    return {"mean": tuple(mean), "std": tuple(std)}
 
 
 @contextmanager
