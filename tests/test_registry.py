@@ -1,0 +1,91 @@
+"""Names, tags and licences: derived from timm's registry, and nothing of timm's own touched."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext.registry import BUILT_IN, HINT, VARIANTS
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_tags_hub_ids_and_licences_are_the_bases(name: str) -> None:
+    base = VARIANTS[name].base
+    ours, theirs = get_arch_pretrained_cfgs(name), get_arch_pretrained_cfgs(base)
+    assert [tag.removeprefix(name) for tag in ours] == [tag.removeprefix(base) for tag in theirs]
+    for mine, origin in zip(ours.values(), theirs.values(), strict=True):
+        assert mine.architecture == name
+        assert mine.tag == origin.tag
+        assert mine.hf_hub_id == origin.hf_hub_id
+        assert mine.hf_hub_filename == "model.safetensors"
+        assert mine.url is None
+        for field in ("license", "num_classes", "input_size", "mean", "std", "first_conv", "classifier", "pool_size"):
+            assert getattr(mine, field) == getattr(origin, field)
+
+
+def test_a_derived_tag_names_the_bases_repo() -> None:
+    assert timm.get_pretrained_cfg("ext_resnet50_dcn").hf_hub_id == "timm/resnet50.a1_in1k"
+    assert timm.get_pretrained_cfg("ext_resnet50_dcn.tv_in1k").hf_hub_id == "timm/resnet50.tv_in1k"
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_names_are_read_by_clients_and_mislead_none(name: str) -> None:
+    assert name.startswith("ext_")
+    assert not any(word in name for word in ("dla", "tresnet", "vit", "densenet"))
+    assert timm.models.model_entrypoint(name).__doc__
+
+
+def test_timms_own_registry_is_what_it_was() -> None:
+    code = "import timm; print(sorted((n, f.__module__) for n, f in timm.models._registry._model_entrypoints.items()))"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", f"{imports}{code}"],
+            env={"TIMM_BACKBONES_EXT_AUTOLOAD": "0", "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for imports in ("", "import timm_backbones_ext;")
+    ]
+    plain, ours = (set(eval(run)) for run in runs)
+    assert plain <= ours
+    assert {name for name, _ in ours - plain} == BUILT_IN
+
+
+def test_a_name_of_ones_own_is_registered() -> None:
+    if "ext_test_own" not in VARIANTS:
+        tbx.register_variant("ext_test_own", base="resnet18", edits=["dcn(stages=[4])", "in_chans(5)"])
+    model = timm.create_model("ext_test_own", num_classes=3, edits="frozen_bn")
+    assert model.edits == ("dcn(stages=(4,))", "in_chans(n=5)", "frozen_bn")
+    assert model(torch.randn(2, 5, 64, 64)).shape == (2, 3)
+    assert timm.get_pretrained_cfg("ext_test_own.a2_in1k").hf_hub_id == "timm/resnet18.a2_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("my50", {"base": "resnet50"}, "starts with 'ext_'"),
+        ("ext_my-50", {"base": "resnet50"}, "identifier"),
+        ("ext_resnet50", {"base": "resnet50"}, "registered already"),
+        ("ext_my50", {"base": "resnet51"}, "no timm architecture"),
+        ("ext_my50", {"base": "resnet50.a1_in1k"}, "no timm architecture"),
+        ("ext_my50", {"base": "resnet50", "edits": "dnc"}, "did you mean 'dcn'"),
+    ],
+)
+def test_a_name_that_cannot_be_registered_is_refused(name: str, kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tbx.register_variant(name, **kwargs)
+    assert name == "ext_resnet50" or not timm.is_model(name)
+
+
+def test_an_unknown_argument_is_an_error() -> None:
+    with pytest.raises(TypeError, match="not_an_argument"):
+        timm.create_model("ext_resnet18", not_an_argument=1)
+
+
+def test_the_hint_tells_plain_timm_what_to_install() -> None:
+    assert HINT == "needs_pip_install_timm-backbones-ext"  # part of the format: published configs hold it
