@@ -56,7 +56,7 @@ def test_a_model_of_no_known_family_is_refused() -> None:
 def test_an_edit_that_cannot_be_applied_leaves_the_model_as_it_was() -> None:
     model = timm.create_model("resnet18")
     before = str(model)
-    with pytest.raises(ValueError, match="expected a plain nn.Conv2d as layer2"):
+    with pytest.raises(ValueError, match=r"expected a plain nn\.Conv2d as layer2"):
         tbx.edit(model, "frozen_bn", "dcn", "dcn")
     assert str(model) == before
     assert not hasattr(model, "edits")

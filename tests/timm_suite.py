@@ -28,7 +28,9 @@ def main(names: list[str]) -> int:
         folder = unpack(sdist(importlib.metadata.version("timm")), Path(scratch))
         selected = select(folder, names)
         print(f"{len(selected)} of timm's tests for {len(by_architecture(selected))} ext_ architectures", flush=True)
-        return pytest(folder, "-n", "2", "--dist", "worksteal", "-q", "--no-header", f"@{write(folder, selected)}").returncode
+        return pytest(
+            folder, "-n", "2", "--dist", "worksteal", "-q", "--no-header", f"@{write(folder, selected)}"
+        ).returncode
 
 
 def sdist(version: str) -> Path:

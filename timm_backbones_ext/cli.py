@@ -13,9 +13,9 @@ import timm
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from ._run import run_script
+from ._types import Model
 from ._version import __version__
 from .describe import describe
 from .edits import EDITS, list_edits, parse
@@ -88,10 +88,12 @@ def known(name: str) -> str:
     if name.startswith(("hf-hub:", "local-dir:")) or timm.is_model(name):
         return name
     near = difflib.get_close_matches(name, timm.list_models(), n=3)
-    raise ValueError(f"unknown model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "; see `timm-ext list`"))
+    raise ValueError(
+        f"unknown model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "; see `timm-ext list`")
+    )
 
 
-def create(name: str, **kwargs: Any) -> nn.Module:
+def create(name: str, **kwargs: Any) -> Model:
     """A model by name, in eval mode."""
     return timm.create_model(known(name), **kwargs).eval()
 
@@ -116,11 +118,15 @@ def licences(name: str) -> dict[str, str]:
 @as_json
 def list_command(wanted: str | None, edit_name: str | None, licence: str | None, as_json: bool) -> None:
     """List the variants."""
-    found = []
+    found: list[dict[str, Any]] = []
     for variant in VARIANTS.values():
         has = {edit.name for edit in parse(variant.edits)}
         tags = licences(variant.name)
-        if (edit_name in (None, *has)) and (licence in (None, *tags.values())) and wanted in (None, family(variant.base)):
+        if (
+            (edit_name in (None, *has))
+            and (licence in (None, *tags.values()))
+            and wanted in (None, family(variant.base))
+        ):
             found.append({"name": variant.name, "base": variant.base, "edits": list(variant.edits), "tags": tags})
     if as_json:
         return print_json(found)
@@ -177,7 +183,14 @@ def edits_command(wanted: str | None, as_json: bool) -> None:
 @pretrained_option
 @as_json
 def features(
-    name: str, image: str, size: int, output: str | None, overwrite: bool, edits: str | None, pretrained: bool, as_json: bool
+    name: str,
+    image: str,
+    size: int,
+    output: str | None,
+    overwrite: bool,
+    edits: str | None,
+    pretrained: bool,
+    as_json: bool,
 ) -> None:
     """Run a photo through NAME and draw its feature maps."""
     from .viz import feature_maps, load_photo
@@ -221,7 +234,9 @@ def save_command(name: str, folder: str, overwrite: bool, edits: str | None, pre
 @pretrained_option
 @token_option
 @as_json
-def push(source: str, repo: str, edits: str | None, pretrained: bool, as_json: bool, message: str | None, **options: Any) -> None:
+def push(
+    source: str, repo: str, edits: str | None, pretrained: bool, as_json: bool, message: str | None, **options: Any
+) -> None:
     """Push SOURCE, a saved folder or the name of a model, to REPO on the Hub."""
     folder = Path(source.removeprefix("local-dir:"))
     model = folder if folder.is_dir() else create(source, edits=edits, pretrained=pretrained)

@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from . import testing
+from ._types import Model
 from .hub import save
 from .hub.local import LocalHub
 from .viz import feature_maps, load_photo
@@ -70,12 +71,16 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
         ("A small ext model learns real digits", lambda: _train(console, output, epochs)),
         ("Pushed, pulled in a new process, verified", lambda: _share(console, output, repo)),
     )
-    report: dict[str, Any] = {"versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}}
+    report: dict[str, Any] = {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    }
     for number, (title, step) in enumerate(steps, 1):
         console.rule(f"[bold]{number}/{len(steps)}  {title}", align="left")
         report |= step()
     if report["digits"]["right"] != report["pulled"]["right"]:
-        raise RuntimeError(f"the pulled model gets {report['pulled']['right']} right, the trained one {report['digits']['right']}")
+        raise RuntimeError(
+            f"the pulled model gets {report['pulled']['right']} right, the trained one {report['digits']['right']}"
+        )
     report["seconds"] = round(time.perf_counter() - started, 1)
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     console.rule(align="left")
@@ -99,11 +104,13 @@ def _features(console: Console, output: Path) -> dict[str, Any]:
 
     photo, picture = output / "photo.png", output / "ext_resnet50-features.png"
     Image.fromarray(load_sample_image("china.jpg")).save(photo)
-    model = timm.create_model("ext_resnet50", features_only=True).eval()
+    model: Model = timm.create_model("ext_resnet50", features_only=True).eval()
     with torch.inference_mode():
         maps = model(load_photo(photo, model, 224))
     strides = model.feature_info.reduction()
-    feature_maps(maps, strides, photo, picture, title="ext_resnet50, random weights: no pretrained ones are fetched here")
+    feature_maps(
+        maps, strides, photo, picture, title="ext_resnet50, random weights: no pretrained ones are fetched here"
+    )
     shown = Table("level", "channels", "stride", "size")
     for index, (level, stride) in enumerate(zip(maps, strides, strict=True)):
         shown.add_row(str(index), str(level.shape[1]), str(stride), f"{level.shape[2]}x{level.shape[3]}")
@@ -163,12 +170,14 @@ def _train(console: Console, output: Path, epochs: int) -> dict[str, Any]:
     with torch.inference_mode():
         right = (model.eval()(images).argmax(1) == labels).sum().item()
     save_file({"images": images.contiguous(), "labels": labels}, output / "digits.safetensors")
-    save(model, output / "model", label_names=[str(digit) for digit in range(10)], card={"datasets": ["sklearn-digits"]})
+    save(
+        model, output / "model", label_names=[str(digit) for digit in range(10)], card={"datasets": ["sklearn-digits"]}
+    )
     console.print(f"test accuracy {right / len(labels):.1%} ({right} of {len(labels)}) after {seconds:.0f} s")
     return {"digits": {"right": right, "of": len(labels), "epochs": epochs, "seconds": round(seconds, 1)}}
 
 
-def _epochs(model: nn.Module, images: Tensor, labels: Tensor, epochs: int, batch: int = 64) -> Iterator[float]:
+def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: int = 64) -> Iterator[float]:
     """Train with AdamW on one learning-rate cycle; yields the mean loss of each epoch."""
     steps = len(labels) // batch
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
@@ -201,7 +210,9 @@ def _share(console: Console, output: Path, repo: str | None) -> dict[str, Any]:
         pushed = json.loads(_run([*cli, "push", str(output / "model"), repo, "--json"], env))
         console.print(f"pushed {repo}@{pushed['commit'][:8]}")
         used = json.loads(_run([sys.executable, str(script), repo, str(output / "digits.safetensors")], env))
-        console.print(f"timm.create_model('hf-hub:{repo}') in a new process: {used['right'] / used['of']:.1%} of the test digits")
+        console.print(
+            f"timm.create_model('hf-hub:{repo}') in a new process: {used['right'] / used['of']:.1%} of the test digits"
+        )
         verified = json.loads(_run([*cli, "verify", repo, "--json"], env))
         console.print(f"verified: same function, largest relative difference {verified['largest']:.1e}")
     return {"pulled": used, "commit": pushed["commit"], "verified": verified["same"]}

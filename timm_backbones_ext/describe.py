@@ -7,8 +7,9 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from ._types import Model
 
 __all__ = ["Description", "Level", "describe"]
 
@@ -39,20 +40,22 @@ class Description:
 def describe(name: str, **kwargs: Any) -> Description:
     """Describe the model that `timm.create_model(name, **kwargs)` makes."""
     with torch.device("meta"):
-        model = timm.create_model(name, **kwargs).eval()
+        model: Model = timm.create_model(name, **kwargs).eval()
     size = (model.in_chans, *model.pretrained_cfg["input_size"][1:])
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d}) as counter:
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d}
+    ) as counter:
         model(torch.empty(1, *size, device="meta"))
     return Description(levels(model), _count(model), counter.get_total_flops() / 2e9, size)
 
 
-def levels(model: nn.Module) -> tuple[Level, ...]:
+def levels(model: Model) -> tuple[Level, ...]:
     """The feature maps that a full model can give."""
     info = model.feature_info
     return tuple(Level(i, item["module"], item["num_chs"], item["reduction"]) for i, item in enumerate(info))
 
 
-def _count(model: nn.Module) -> int:
+def _count(model: Model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import timm.layers
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.layers import activations, activations_me
 from torch import Tensor, nn
 
+from ._types import Model
 from .weights import write_safetensors
 
 __all__ = ["SIZES", "TOLERANCE", "Fingerprint", "Report", "compare", "digest", "fingerprint", "unwrap"]
@@ -26,7 +27,7 @@ TOLERANCE = 1e-4  # relative; noise over machines, threads and memory formats st
 FORMAT = "1"
 _ACTIVATIONS = tuple(
     cls
-    for module in (nn.modules.activation, timm.layers.activations, timm.layers.activations_me)
+    for module in (nn.modules.activation, activations, activations_me)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module.__name__
 )
@@ -63,7 +64,7 @@ class Fingerprint:
             raise ValueError(f"{path} is no fingerprint: {error}") from error
         if metadata.get("format") != FORMAT:
             raise ValueError(
-                f"{path}: expected fingerprint format {FORMAT}; got {metadata.get('format')}. Upgrade timm-backbones-ext"
+                f"{path}: expected fingerprint format {FORMAT}; got {metadata.get('format')}. Upgrade the package"
             )
         return cls(tuple(metadata["names"].split("\n")), statistics, metadata["digest"])
 
@@ -99,7 +100,7 @@ class Report:
         return f"different: {'; '.join([*where, *self.structure])}"
 
 
-def fingerprint(model: nn.Module) -> Fingerprint:
+def fingerprint(model: Model) -> Fingerprint:
     """Describe what a model computes; the model is left as it is.
 
     Args:
@@ -116,7 +117,7 @@ def fingerprint(model: nn.Module) -> Fingerprint:
     return Fingerprint(tuple(names), torch.stack(runs, dim=1), digest(full))
 
 
-def unwrap(model: nn.Module) -> nn.Module:
+def unwrap(model: Model) -> Model:
     """The full timm model inside torch.compile, DataParallel, DDP and feature wrappers.
 
     Raises:
@@ -134,7 +135,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def digest(model: nn.Module) -> str:
+def digest(model: Model) -> str:
     """sha256 over the sorted keys, shapes and dtypes of a state dict."""
     lines = sorted(f"{key} {tuple(value.shape)} {value.dtype}" for key, value in model.state_dict().items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
@@ -179,7 +180,7 @@ def _image(channels: int, height: int, width: int) -> Tensor:
 Observed = dict[str, tuple[float, float, float]]
 
 
-def _observe(model: nn.Module, image: Tensor) -> Observed:
+def _observe(model: Model, image: Tensor) -> Observed:
     """Statistics by name, from one forward pass."""
     observed: Observed = {}
     levels: Observed = {}

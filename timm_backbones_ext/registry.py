@@ -1,4 +1,4 @@
-"""Variants: timm models with edits under names of their own. The only file that talks to timm's registry and builder."""
+"""Variants: timm models with edits under names of their own; the one file that knows timm's registry and builder."""
 
 import functools
 import sys
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -21,6 +22,7 @@ from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from timm.models._registry import _model_pretrained_cfgs
 from torch import nn
 
+from ._types import Model
 from .edits import Edit, parse
 from .layers.features import wrap
 from .weights import Recipe, WeightsError
@@ -54,21 +56,21 @@ BUILT_IN: set[str] = set()
 """Names that this package registers, and that other machines therefore know."""
 
 
-def variant(base: str, *edits: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
     """Register an entry function as a variant of `base`, under the function's own name.
 
     Tags, hub ids and licences are those that timm's registry holds for the base. The function calls `build`, which
     learns from the decorator which variant it builds.
     """
 
-    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def register(fn: FunctionType) -> Callable[..., Any]:
         made = Variant(fn.__name__, base, edits)
 
         @functools.wraps(fn)
         def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             return fn(pretrained, variant=made, **kwargs)
 
-        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(base)  # ty: ignore[unresolved-attribute]
+        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(base)
         VARIANTS[made.name] = made
         if fn.__module__.startswith(f"{__package__}.models."):
             BUILT_IN.add(made.name)
@@ -130,7 +132,7 @@ def build(
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> nn.Module:
+) -> Model:
     """Build a variant as timm builds its base, with the edits applied before weights are loaded.
 
     Args:
@@ -158,7 +160,7 @@ def build(
             recipe,
             variant.name,
             pretrained,
-            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg=pretrained_cfg,  # ty: ignore[invalid-argument-type] timm's annotation leaves out a tag
             pretrained_cfg_overlay=overlay,
             pretrained_filter_fn=recipe.fit,
             **kwargs,
@@ -170,13 +172,16 @@ def build(
         raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
     if not features_only:
         return model
-    levels = {"out_indices": out_indices, "feature_cls": feature_cls}
+    levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
 
 
 def _place(cfg: Any, overlay: dict[str, Any]) -> str:
     """Where the weights come from, for an error message."""
-    known = {**({} if cfg is None or isinstance(cfg, str) else dict(vars(cfg) if is_dataclass(cfg) else cfg)), **overlay}
+    known = {
+        **({} if cfg is None or isinstance(cfg, str) else dict(vars(cfg) if is_dataclass(cfg) else cfg)),
+        **overlay,
+    }
     return str(known.get("file") or known.get("hf_hub_id") or "the base's Hub repo")
 
 

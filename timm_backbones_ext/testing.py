@@ -16,6 +16,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ._types import Model
 from .edits import Edit, edit, parse
 from .fingerprint import compare, unwrap
 from .hub.folder import FILES, check_folder, save
@@ -54,7 +55,7 @@ def check_edit(item: str | Edit) -> None:
             check_saving(f"ext_{base}", item)
 
 
-def calibrate(model: nn.Module, seed: int = 0) -> nn.Module:
+def calibrate(model: Model, seed: int = 0) -> Model:
     """Give a model norm weights and statistics as after training, so that no branch is silent and outputs are near 1.
 
     Zero-initialised last norms would hide whatever an edit does inside a residual branch.
@@ -76,20 +77,20 @@ def calibrate(model: nn.Module, seed: int = 0) -> nn.Module:
         return model.train(training)
 
 
-def image(model: nn.Module, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
+def image(model: Model, height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
     """(batch, C, height, width) of normal numbers with the model's channels and dtype."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, model.in_chans, height, width, generator=generator, dtype=torch.float64)
     return x.to(next(model.parameters()).dtype)
 
 
-def outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+def outputs(model: Model, x: Tensor) -> list[Tensor]:
     """Every feature level, then what the full model gives."""
     last, maps = model.forward_intermediates(x)
     return [*maps, model.forward_head(last)]
 
 
-def _pairs(base: str, item: Edit, dtype: torch.dtype, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
+def _pairs(base: str, item: Edit, dtype: torch.dtype, **kwargs: Any) -> tuple[Model, Model]:
     torch.manual_seed(0)
     plain = calibrate(timm.create_model(base, **kwargs)).to(dtype).eval()
     return plain, edit(copy.deepcopy(plain), item).eval()
@@ -104,9 +105,7 @@ def check_identity(base: str, item: str | Edit) -> None:
             for size in ((64, 64), (75, 50)):
                 x = image(edited, *size, batch=2)
                 expected = outputs(plain.train(training), x[:, : plain.in_chans])
-                for level, (got, wanted) in enumerate(
-                    zip(outputs(edited.train(training), x), expected, strict=True)
-                ):
+                for level, (got, wanted) in enumerate(zip(outputs(edited.train(training), x), expected, strict=True)):
                     error = ((got - wanted).abs().max() / wanted.abs().max()).item()
                     if not error <= tolerance:
                         mode = "train" if training else "eval"
@@ -140,7 +139,7 @@ def check_pretrained(name: str, item: str | Edit) -> None:
     """Base weights load bit-identical beside the identity; a missing, unknown or misshaped key is an error."""
     weights = calibrate(timm.create_model(name)).state_dict()
 
-    def load(state_dict: dict[str, Tensor], **kwargs: Any) -> nn.Module:
+    def load(state_dict: dict[str, Tensor], **kwargs: Any) -> Model:
         source = {"state_dict": {key: value.clone() for key, value in state_dict.items()}}
         return timm.create_model(name, pretrained=True, edits=[item], pretrained_cfg_overlay=source, **kwargs)
 
@@ -187,7 +186,9 @@ def check_saving(name: str, item: str | Edit) -> None:
             if (first / file).read_bytes() != (second / file).read_bytes():
                 raise AssertionError(f"{name} with {item}: {file} changes when the model is loaded and saved again")
         features = timm.create_model(f"local-dir:{first}", pretrained=True, features_only=True)
-        if not (report := compare(unwrap(features), timm.create_model(f"local-dir:{first}", pretrained=True, num_classes=0))).same:
+        if not (
+            report := compare(unwrap(features), timm.create_model(f"local-dir:{first}", pretrained=True, num_classes=0))
+        ).same:
             raise AssertionError(f"{name} with {item}: the features of the saved model are not its own: {report}")
         if again.edits != model.edits:
             raise AssertionError(f"{name}: edits {model.edits} came back as {again.edits}")

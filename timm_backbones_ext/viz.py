@@ -7,14 +7,16 @@ import numpy as np
 import timm.data
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
+
+from ._types import Model
 
 __all__ = ["feature_maps", "load_photo", "principal_colours"]
 
 CHANNELS = 4
 
 
-def load_photo(path: str | Path, model: nn.Module, size: int) -> Tensor:
+def load_photo(path: str | Path, model: Model, size: int) -> Tensor:
     """(1, C, size, size): a photo, cut to a square and normalised as the model's pretrained config says.
 
     Raises:

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._types import Model
 from .edits import Edit, edit
 
 __all__ = ["Recipe", "WeightsError", "write_safetensors"]
@@ -29,18 +30,18 @@ class WeightsError(RuntimeError):
 class Recipe:
     """How a model is made: timm's entry function for the base, and the edits."""
 
-    entry: Callable[..., nn.Module]
+    entry: Callable[..., Model]
     edits: tuple[Edit, ...]
     headless: bool = False
     """The classifier is not wanted: the checkpoint may have any classifier or none."""
     kwargs: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, **kwargs: Any) -> nn.Module:
+    def __call__(self, **kwargs: Any) -> Model:
         """Make the model; `kwargs` are those of timm's entry function."""
         self.kwargs = kwargs
         return edit(self.entry(pretrained=False, **kwargs), *self.edits)
 
-    def fit(self, state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    def fit(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         """The checkpoint in the format of `model`: base tensors bit-identical, tensors of missing edits the identity.
 
         Raises:
@@ -64,11 +65,11 @@ class Recipe:
         name = cfg.get("architecture", type(model).__name__)
         raise WeightsError(f"these weights do not fit {name}, nothing was loaded: {min(problems, key=len)}")
 
-    def _empty(self, edits: tuple[Edit, ...], **source: Any) -> nn.Module:
+    def _empty(self, edits: tuple[Edit, ...], **source: Any) -> Model:
         with torch.device("meta"):
             return edit(self.entry(pretrained=False, **{**self.kwargs, **source, "device": "meta"}), *edits)
 
-    def _finish(self, state_dict: dict[str, Tensor], model: nn.Module, edits: tuple[Edit, ...]) -> dict[str, Tensor]:
+    def _finish(self, state_dict: dict[str, Tensor], model: Model, edits: tuple[Edit, ...]) -> dict[str, Tensor]:
         if not edits:
             return state_dict
         model.load_state_dict(state_dict, strict=True, assign=True)

@@ -133,7 +133,7 @@ def test_a_wrapper_still_refuses_what_is_missing_or_unknown() -> None:
     del weights["layer1.0.conv1.weight"]
     with pytest.raises(RuntimeError, match=r"Missing key.*layer1\.0\.conv1\.weight"):
         wrapper.load_state_dict(weights)
-    with pytest.raises(RuntimeError, match="Unexpected key.*stranger"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*stranger"):
         wrapper.load_state_dict({**wrapper.state_dict(), "stranger": torch.zeros(1)})
 
 

@@ -14,15 +14,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
-from torch import nn
-
+from .._types import Model
 from .families import FAMILIES, family_of
 
 __all__ = ["EDITS", "Edit", "edit", "edit_class", "list_edits", "parse"]
 
 EDITS: dict[str, type["Edit"]] = {}
 EXACTNESS = ("eval", "eval+train")
-EditLike = "str | Edit | Iterable[str | Edit] | None"
 EditT = TypeVar("EditT", bound="Edit")
 
 
@@ -36,7 +34,7 @@ class Edit:
     example: ClassVar[str]
     """The edit in its simplest form; the name alone, unless an argument is required."""
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: Model) -> None:
         """Replace modules of `model` so that it computes what it computed before.
 
         Tensors that exist already are reused or replaced, never written to.
@@ -46,7 +44,7 @@ class Edit:
         """
         raise NotImplementedError
 
-    def reset_identity(self, model: nn.Module) -> None:
+    def reset_identity(self, model: Model) -> None:
         """Set the new tensors of this edit back to the identity, after an initialisation that touched them."""
         for module in model.modules():
             if hasattr(module, "reset_identity"):
@@ -86,7 +84,7 @@ def edit_class(*, families: Iterable[str], exact: str, evidence: str) -> Callabl
     return register
 
 
-def parse(edits: EditLike) -> tuple[Edit, ...]:
+def parse(edits: "str | Edit | Iterable[str | Edit] | None") -> tuple[Edit, ...]:
     """Read edits from text: `"dcn"`, `"dcn(stages=[3, 4])"`, `"dcn, frozen_bn"`, or any iterable of such and of edits.
 
     Raises:
@@ -131,7 +129,7 @@ def _literal(node: ast.expr) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def edit(model: nn.Module, *edits: "str | Edit") -> nn.Module:
+def edit(model: Model, *edits: "str | Edit") -> Model:
     """Apply edits to a live timm model, in place; it goes on computing what it computed.
 
     Args:
@@ -166,15 +164,15 @@ class IdentityInit:
     identity. Every module's `reset_parameters` runs first, so a model that comes from `to_empty()` is complete too.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Model) -> None:
         self.model = model
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         for module in self.model.modules():
             if callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-        type(self.model).init_weights(self.model, *args, **kwargs)  # ty: ignore[unresolved-attribute] timm's own
-        for item in parse(self.model.edits):  # ty: ignore[invalid-argument-type] set by edit()
+        type(self.model).init_weights(self.model, *args, **kwargs)
+        for item in parse(self.model.edits):
             item.reset_identity(self.model)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from timm.models import VGG, ConvNeXt, EfficientNet, ResNet
 from torch import nn
 
+from .._types import Model
+
 __all__ = ["FAMILIES", "blocks", "family_of", "first_conv"]
 
 FAMILIES: dict[str, type[nn.Module]] = {
@@ -15,7 +17,7 @@ FAMILIES: dict[str, type[nn.Module]] = {
 }
 
 
-def family_of(model: nn.Module) -> str:
+def family_of(model: Model) -> str:
     """The family that a full timm model belongs to.
 
     Raises:
@@ -30,14 +32,14 @@ def family_of(model: nn.Module) -> str:
     )
 
 
-def blocks(model: nn.Module, stages: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
+def blocks(model: Model, stages: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
     """Names and residual blocks of a ResNet's stages, counted from 1 as in timm's `layer1` ... `layer4`."""
     for stage in stages:
         for index, block in enumerate(model.get_submodule(f"layer{stage}")):
             yield f"layer{stage}.{index}", block
 
 
-def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
+def first_conv(model: Model) -> tuple[str, nn.Conv2d]:
     """Name and module of the conv that sees the image, as timm records it in the pretrained config.
 
     Raises:

@@ -1,11 +1,12 @@
 """More input channels that change nothing until they are trained."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from .._types import Model
 from . import Edit, edit_class
 from .families import FAMILIES, first_conv
 
@@ -27,7 +28,7 @@ class InChans(Edit):
         if not isinstance(self.n, int) or self.n < 1:
             raise ValueError(f"in_chans: n must be a positive number of channels; got {self.n!r}")
 
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: Model) -> None:
         """Widen the first conv with zero slices; a model that has `n` channels already is left alone."""
         name, conv = first_conv(model)
         if conv.groups != 1 or self.n < conv.in_channels:
@@ -47,7 +48,7 @@ class WiderInput(nn.Conv2d):
     def replacing(cls, conv: nn.Conv2d, in_chans: int) -> "WiderInput":
         """A conv like `conv` with zero slices after its own."""
         old = conv.weight.detach()
-        shape = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        shape: Any = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         wider = cls(in_chans, *shape, bias=conv.bias is not None, device="meta", dtype=old.dtype)
         zeros = old.new_zeros(conv.out_channels, in_chans - conv.in_channels, *conv.kernel_size)
         wider.weight = nn.Parameter(torch.cat([old, zeros], dim=1), requires_grad=conv.weight.requires_grad)

@@ -1,4 +1,4 @@
-"""Backbones as folders, and folders on the Hugging Face Hub: safetensors, config, fingerprint and card, never a pickle."""
+"""Backbones as folders, and folders on the Hugging Face Hub: weights, config, fingerprint and card; never a pickle."""
 
 from .download import HubError, pull, verify
 from .folder import save

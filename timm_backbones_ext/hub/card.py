@@ -7,8 +7,8 @@ from typing import Any
 import timm
 from huggingface_hub import ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg
-from torch import nn
 
+from .._types import Model
 from ..describe import describe
 from ..edits import parse
 
@@ -27,7 +27,7 @@ def base_model(base: str, tag: str | None) -> str | None:
     return cfg.hf_hub_id if cfg else None
 
 
-def render_card(model: nn.Module, identity: Any, fields: Mapping[str, Any], repo: str = REPO_PLACEHOLDER) -> str:
+def render_card(model: Model, identity: Any, fields: Mapping[str, Any], repo: str = REPO_PLACEHOLDER) -> str:
     """The text of README.md for a full model.
 
     Args:
@@ -37,7 +37,7 @@ def render_card(model: nn.Module, identity: Any, fields: Mapping[str, Any], repo
         repo: Hub id to show in the usage.
     """
     origin = base_model(identity.base, identity.tag)
-    metadata = {
+    metadata: dict[str, Any] = {
         "library_name": "timm",
         "license": model.pretrained_cfg.get("license"),
         "base_model": origin,
@@ -67,7 +67,9 @@ def render_card(model: nn.Module, identity: Any, fields: Mapping[str, Any], repo
     return str(card)
 
 
-def _summary(identity: Any, model: nn.Module) -> str:
-    what = f"`{identity.base}`" + (f" with {', '.join(f'`{edit}`' for edit in identity.edits)}" if identity.edits else "")
+def _summary(identity: Any, model: Model) -> str:
+    what = f"`{identity.base}`" + (
+        f" with {', '.join(f'`{edit}`' for edit in identity.edits)}" if identity.edits else ""
+    )
     head = f"a classifier of {model.num_classes} classes" if model.num_classes else "no classifier"
     return f"{what}, {head}; made with timm {timm.__version__} and timm-backbones-ext."

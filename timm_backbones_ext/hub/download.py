@@ -1,9 +1,10 @@
 """Backbones from the Hugging Face Hub: what arrives is what was sent, or an error says why not."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import errors, snapshot_download
 from timm.models import is_model
@@ -47,7 +48,7 @@ def pull(
     """
     repo_id, _, marked = repo_id.removeprefix("hf-hub:").partition("@")
     place = f"{repo_id}@{revision or marked or 'main'}"
-    options = {"revision": revision or marked or None, "token": token, "cache_dir": cache_dir}
+    options: dict[str, Any] = {"revision": revision or marked or None, "token": token, "cache_dir": cache_dir}
     with explained(place):
         folder = Path(snapshot_download(repo_id, allow_patterns=list(FILES), **options))
         if damaged := _damaged(folder):
@@ -87,7 +88,7 @@ def verify(source: str | Path, revision: str | None = None, *, token: str | bool
 
 
 @contextmanager
-def explained(place: str) -> Iterator[None]:
+def explained(place: str) -> Generator[None]:
     """Turn the Hub client's errors into ones that say what to do."""
     try:
         yield
@@ -138,4 +139,6 @@ def _check_config(folder: Path, place: str) -> None:
     if not is_model(architecture):
         writer = (config.get("timm_backbones_ext") or {}).get("version")
         made = f"was saved by timm-backbones-ext {writer}; this is {__version__}" if writer else "is not in timm either"
-        raise HubError(f"{place}: unknown architecture {architecture!r}. It {made}. Upgrade timm-backbones-ext and timm")
+        raise HubError(
+            f"{place}: unknown architecture {architecture!r}. It {made}. Upgrade timm-backbones-ext and timm"
+        )

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 
 import timm
 from timm.models._hub import save_config_for_hf
-from torch import nn
 
+from .._types import Model
 from .._version import __version__
 from ..edits import parse
 from ..edits.in_chans import InChans
@@ -42,7 +42,7 @@ class Identity:
     """The edits to pass as `edits=`."""
 
 
-def identify(model: nn.Module) -> Identity:
+def identify(model: Model) -> Identity:
     """Find the name and the edits by which a full model can be created anew.
 
     Raises:
@@ -66,7 +66,7 @@ def identify(model: nn.Module) -> Identity:
 
 
 def save(
-    model: nn.Module,
+    model: Model,
     folder: str | Path,
     *,
     label_names: Sequence[str] | None = None,
@@ -117,13 +117,13 @@ def _metadata(identity: Identity) -> dict[str, str]:
 
 
 def _config(
-    model: nn.Module, identity: Identity, created_with: Mapping[str, Any], labels: Sequence[str] | None, draft: Path
+    model: Model, identity: Identity, created_with: Mapping[str, Any], labels: Sequence[str] | None, draft: Path
 ) -> dict[str, Any]:
     """timm's own config for the model, with what is needed to create it here and to say what is missing elsewhere."""
     args = {**created_with, **getattr(model, "_model_args", {})}
     model._model_args = {key: value for key, value in args.items() if key not in (*_WRAPPER_ARGS, "edits")}
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
-    save_config_for_hf(model, draft, model_config=model_config, data_config=_normalisation(model))
+    save_config_for_hf(model, str(draft), model_config=model_config, data_config=_normalisation(model))
     config = json.loads(draft.read_text(encoding="utf-8"))
     config.setdefault("model_args", {}).pop("num_classes", None)  # said at the top; transformers refuses it twice
     if identity.extra:
@@ -134,7 +134,7 @@ def _config(
     return config
 
 
-def _normalisation(model: nn.Module) -> dict[str, Any]:
+def _normalisation(model: Model) -> dict[str, Any]:
     """Mean and std, one per channel: of channels that an edit added 0 and 1, of others timm's rule, the average."""
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     new = model.in_chans - len(mean)
@@ -146,7 +146,7 @@ def _normalisation(model: nn.Module) -> dict[str, Any]:
 
 
 @contextmanager
-def _all_or_nothing(folder: Path) -> Iterator[Path]:
+def _all_or_nothing(folder: Path) -> Generator[Path]:
     """A draft folder whose files move to `folder` once they are all written."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO
 
 from .store import Store
 
@@ -51,7 +52,7 @@ def serve(
     port: int = 0,
     tokens: Mapping[str, tuple[str, bool]] | None = None,
     allow_remote: bool = False,
-    announce: object = sys.stdout,
+    announce: TextIO | None = None,
 ) -> None:
     """Serve the Hub that is kept in a folder, until interrupted.
 
@@ -61,7 +62,7 @@ def serve(
         port: Port of the API; a free one by default. The storage host takes another free one.
         tokens: Token -> (user, may write). Without any, on loopback, every token may do everything.
         allow_remote: Listen on an address that other machines reach; needs tokens.
-        announce: Where to write the endpoint, as one line of JSON.
+        announce: Where to write the endpoint, as one line of JSON; standard output by default.
 
     Raises:
         ValueError: An address beyond loopback without `allow_remote` and tokens.
@@ -74,11 +75,13 @@ def serve(
 
     with socket.create_server((host, port)) as api, socket.create_server((host, 0)) as storage:
         app = Hub(root, storage.getsockname()[1], {token: User(*user) for token, user in (tokens or {}).items()})
-        print(json.dumps({"endpoint": f"http://{host}:{api.getsockname()[1]}"}), file=announce, flush=True)
+        print(
+            json.dumps({"endpoint": f"http://{host}:{api.getsockname()[1]}"}), file=announce or sys.stdout, flush=True
+        )
         _run(app, [api, storage])
 
 
-def _run(app: object, sockets: list[socket.socket]) -> None:
+def _run(app: Any, sockets: list[socket.socket]) -> None:
     import uvicorn
 
     config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1)
@@ -125,8 +128,17 @@ class LocalHub:
     def __enter__(self) -> "LocalHub":
         scopes = [f"{token}={user}:{'write' if writes else 'read'}" for token, (user, writes) in self.tokens.items()]
         package = str(Path(__file__).parents[1])
-        command = [sys.executable, "-c", _LIGHT, package, str(self.root), "--port", str(self.port), "--until-stdin-closes"]
-        self._process = subprocess.Popen(
+        command = [
+            sys.executable,
+            "-c",
+            _LIGHT,
+            package,
+            str(self.root),
+            "--port",
+            str(self.port),
+            "--until-stdin-closes",
+        ]
+        self._process: Any = subprocess.Popen(
             [*command, *(part for scope in scopes for part in ("--token", scope))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -60,6 +60,7 @@ class Hub:
         self.secret = secrets.token_bytes()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request; whatever is wrong with it becomes an error that the client understands."""
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
@@ -91,9 +92,9 @@ class Hub:
             case "POST", [owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
                 repo = self.readable(request, f"{owner}/{name.removesuffix('.git')}")
                 return self.lfs_batch(request, repo, await request.json())
-            case ("GET" | "HEAD"), [owner, name, "resolve", revision, *path]:
+            case (("GET" | "HEAD"), [owner, name, "resolve", revision, *path]):
                 return self.resolve(request, self.readable(request, f"{owner}/{name}"), revision, "/".join(path))
-            case ("GET" | "HEAD"), ["storage", sha256]:
+            case (("GET" | "HEAD"), ["storage", sha256]):
                 self.check_link(request, sha256)
                 return FileResponse(self.store.blob(sha256), headers={"ETag": f'"{sha256}"'})
             case "PUT", ["storage", sha256]:
@@ -110,7 +111,9 @@ class Hub:
             case "GET", ["tree", revision, *path]:
                 return self.tree(request, self.revision(repo, revision), "/".join(path))
             case "POST", ["paths-info", revision]:
-                asked = await request.form() if "form" in request.headers.get("content-type", "") else await request.json()
+                asked = (
+                    await request.form() if "form" in request.headers.get("content-type", "") else await request.json()
+                )
                 paths = asked.getlist("paths") if hasattr(asked, "getlist") else asked["paths"]
                 files = self.store.files(self.revision(repo, revision))
                 return JSONResponse([tree_entry(files[path]) for path in paths if path in files])
@@ -184,7 +187,9 @@ class Hub:
     def link(self, request: Request, method: str, sha256: str) -> str:
         """A link to content that is good for an hour."""
         host, until = request.url.hostname, int(time.time()) + LINK_SECONDS
-        return f"http://{host}:{self.storage_port}/storage/{sha256}?until={until}&sign={self.sign(method, sha256, until)}"
+        return (
+            f"http://{host}:{self.storage_port}/storage/{sha256}?until={until}&sign={self.sign(method, sha256, until)}"
+        )
 
     def sign(self, method: str, sha256: str, until: int) -> str:
         """What proves that this server made a link."""
@@ -248,8 +253,15 @@ class Hub:
         """A repo at a commit."""
         newest = next(self.store.history(oid))
         info = {"id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": oid, "tags": [], "downloads": 0}
-        state = {"private": self.store.is_private(repo), "gated": False, "disabled": False, "lastModified": iso(newest.date)}
-        files = [{"rfilename": path, **tree_entry(file), "blobId": file.git} for path, file in self.store.files(oid).items()]
+        state = {
+            "private": self.store.is_private(repo),
+            "gated": False,
+            "disabled": False,
+            "lastModified": iso(newest.date),
+        }
+        files: list[dict[str, Any]] = [
+            {"rfilename": path, **tree_entry(file), "blobId": file.git} for path, file in self.store.files(oid).items()
+        ]
         siblings = [
             {**item, "lfs": {"sha256": item["lfs"]["oid"], **item["lfs"]}} if "lfs" in item else item for item in files
         ]
@@ -304,12 +316,24 @@ class Hub:
         ]
         number = 1 + sum(name.startswith("pr/") for name in self.store.refs(repo))
         proposed = request.query_params.get("create_pr") == "1"
-        ref = f"pr/{number}" if proposed else revision.removeprefix("refs/") if "refs/" in revision else f"heads/{revision}"
+        ref = (
+            f"pr/{number}"
+            if proposed
+            else revision.removeprefix("refs/")
+            if "refs/" in revision
+            else f"heads/{revision}"
+        )
         text = {"title": said.get("summary", ""), "message": said.get("description", "")}
         if said.get("parentCommit") not in (None, head):
             raise Fault(412, "PreconditionFailed", "A commit has happened since. Please refresh and try again.")
         oid = self.store.commit(
-            repo, ref, **text, add=add, delete=delete, parent=None if proposed else head, start=head if proposed else None
+            repo,
+            ref,
+            **text,
+            add=add,
+            delete=delete,
+            parent=None if proposed else head,
+            start=head if proposed else None,
         )
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{origin(request)}/{repo}/commit/{oid}"}
         return JSONResponse({**answer, "pullRequestUrl": f"{origin(request)}/{repo}/discussions/{number}"})
@@ -338,7 +362,9 @@ class Hub:
         if not file.lfs:
             return FileResponse(self.store.blob(file.sha256), headers=headers, media_type="text/plain")
         linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-        return Response(status_code=302, headers={**headers, **linked, "Location": self.link(request, "GET", file.sha256)})
+        return Response(
+            status_code=302, headers={**headers, **linked, "Location": self.link(request, "GET", file.sha256)}
+        )
 
 
 def origin(request: Request) -> str:

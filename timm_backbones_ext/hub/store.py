@@ -1,6 +1,6 @@
-"""Where a local Hub keeps repos: files by their sha256, commits and refs in SQLite; a commit is there whole or not at all.
+"""Where a local Hub keeps repos: files by their sha256, commits and refs in SQLite.
 
-Standard library only.
+A commit is there whole or not at all. Standard library only.
 """
 
 import hashlib
@@ -10,17 +10,19 @@ import re
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = ["Conflict", "File", "NotFound", "Store", "fsck", "git_blob_id", "sha256_of"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY, private INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (
-    oid TEXT PRIMARY KEY, repo TEXT NOT NULL, parent TEXT, title TEXT NOT NULL, message TEXT NOT NULL, date REAL NOT NULL
+    oid TEXT PRIMARY KEY, repo TEXT NOT NULL, parent TEXT, title TEXT NOT NULL, message TEXT NOT NULL,
+    date REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS files (
     oid TEXT NOT NULL, path TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, git TEXT NOT NULL,
@@ -108,7 +110,7 @@ class Store:
             db.executescript(SCHEMA)
 
     @contextmanager
-    def _database(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+    def _database(self, write: bool = False) -> Generator[sqlite3.Connection]:
         """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind."""
         with closing(sqlite3.connect(self.root / "hub.sqlite", timeout=30, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous=FULL")
@@ -203,7 +205,9 @@ class Store:
         """A commit and those before it."""
         while oid is not None:
             with self._database() as db:
-                row = db.execute("SELECT oid, parent, title, message, date FROM commits WHERE oid = ?", (oid,)).fetchone()
+                row = db.execute(
+                    "SELECT oid, parent, title, message, date FROM commits WHERE oid = ?", (oid,)
+                ).fetchone()
             yield (commit := Commit(*row))
             oid = commit.parent
 
@@ -290,7 +294,7 @@ class Store:
         return sha256
 
     @contextmanager
-    def incoming(self, sha256: str) -> Iterator["Incoming"]:
+    def incoming(self, sha256: str) -> Generator["Incoming"]:
         """A file to write content to, which is kept at the end if its hash is right.
 
         Raises:
@@ -314,7 +318,7 @@ class Store:
 class Incoming:
     """A file that is hashed as it is written."""
 
-    def __init__(self, raw: object) -> None:
+    def __init__(self, raw: BinaryIO) -> None:
         self.raw, self.hash = raw, hashlib.sha256()
 
     def write(self, chunk: bytes) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
-from torch import nn
 
+from .._types import Model
 from .._version import __version__
 from .card import REPO_PLACEHOLDER
 from .download import HubError, explained
@@ -18,7 +18,7 @@ __all__ = ["push_to_hub"]
 
 
 def push_to_hub(
-    model: nn.Module | str | Path,
+    model: Model | str | Path,
     repo_id: str,
     *,
     private: bool = False,
@@ -53,7 +53,9 @@ def push_to_hub(
     with explained(repo_id):
         validate_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(model) if isinstance(model, (str, Path)) else save(model, scratch, label_names=label_names, card=card)
+        folder = (
+            Path(model) if isinstance(model, (str, Path)) else save(model, scratch, label_names=label_names, card=card)
+        )
         if not (report := check_folder(folder)).same:
             raise HubError(f"nothing was sent: the saved files do not make the same model: {report}")
         with explained(repo_id):

@@ -22,16 +22,8 @@ class DeformConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
         self.taps = self.kernel_size[0] * self.kernel_size[1]
-        self.conv_offset = nn.Conv2d(
-            in_channels,
-            3 * self.taps,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            device=self.weight.device,
-            dtype=self.weight.dtype,
-        )
+        shape: Any = (in_channels, 3 * self.taps, self.kernel_size, self.stride, self.padding, self.dilation)
+        self.conv_offset = nn.Conv2d(*shape, device=self.weight.device, dtype=self.weight.dtype)
         self.reset_identity()
 
     @classmethod
@@ -47,10 +39,10 @@ class DeformConv2d(nn.Conv2d):
 
     def reset_identity(self) -> None:
         """Set all offsets to 0 pixels and all masks to 1."""
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+        for parameter in self.conv_offset.parameters():
+            nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter] x as everywhere here
         """(N, C_in, H, W) -> (N, C_out, H', W'); 16-bit inputs are sampled in float32 and cast back."""
         offset_mask = self.conv_offset(x)
         half = self.weight.dtype == torch.bfloat16 or self.weight.dtype == torch.float16
@@ -64,9 +56,9 @@ class DeformConv2d(nn.Conv2d):
             offset,
             self.weight.to(dtype),
             bias,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
+            stride=self.stride,  # ty: ignore[invalid-argument-type] torch types them as tuples of any length
+            padding=self.padding,  # ty: ignore[invalid-argument-type]
+            dilation=self.dilation,  # ty: ignore[invalid-argument-type]
             mask=2.0 * mask.sigmoid(),
         )
         return y.to(offset_mask.dtype)

@@ -15,6 +15,8 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .._types import Model
+
 __all__ = ["FeatureDict", "FeatureGetter", "FeatureGraph", "FeatureHook", "FeatureList", "FeatureWrapper", "wrap"]
 
 
@@ -24,7 +26,7 @@ class FeatureWrapper(nn.Module):
     inside: str = ""
     """Child that holds the model whole; empty where the model's parts are children of the wrapper itself."""
 
-    def adopt(self, model: nn.Module, out_indices: Sequence[int]) -> None:
+    def adopt(self, model: Model, out_indices: Sequence[int]) -> None:
         """Link the wrapper to its full model; called once, after timm's constructor."""
         taken = sorted(set(out_indices))
         self.order = [taken.index(i) for i in out_indices]
@@ -43,7 +45,7 @@ class FeatureWrapper(nn.Module):
         head, dot, rest = name.partition(".")
         return self.flattened.get(head, head) + dot + rest
 
-    def full_model(self) -> nn.Module:
+    def full_model(self) -> Model:
         """The model with `num_classes=0` whose features these are; tensors are shared with the wrapper."""
         model = self._full[0]
         for name, module in self.named_modules():
@@ -71,7 +73,7 @@ class FeatureWrapper(nn.Module):
         return spec.replace(r"\.", "[._]")
 
 
-def _flattened(model: nn.Module) -> "Sequence[tuple[str, str]]":
+def _flattened(model: Model) -> "Sequence[tuple[str, str]]":
     """Names that timm gives the members of a model's sequential children, as `stages_0` for `stages.0`."""
     children = [(name, child) for name, child in model.named_children() if isinstance(child, nn.Sequential)]
     return [(f"{name}_{member}", f"{name}.{member}") for name, child in children for member in child._modules]
@@ -106,7 +108,7 @@ class FeatureDict(FeatureWrapper, FeatureDictNet):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps in the order of `out_indices`."""
         levels = list(self._collect(x).values())
-        return {name: levels[i] for name, i in zip(self.names, self.order)}  # noqa: B905 TorchScript knows no strict=
+        return {name: levels[i] for name, i in zip(self.names, self.order)}
 
 
 class FeatureHook(FeatureWrapper, FeatureHookNet):
@@ -124,6 +126,7 @@ class FeatureGetter(FeatureWrapper, FeatureGetterNet):
     """(N, C, H, W) -> list of maps, by the model's `forward_intermediates`."""
 
     inside = "model"
+    model: Model
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations of the blocks in the backward pass instead of keeping them."""
@@ -162,11 +165,11 @@ _OURS = {cls.__bases__[-1]: cls for cls in _BY_NAME.values()}
 
 
 def wrap(
-    model: nn.Module,
+    model: Model,
     feature_cls: str | type[nn.Module] | None = None,
     out_indices: int | Sequence[int] | None = None,
     **options: Any,
-) -> nn.Module:
+) -> Model:
     """Turn a full model into one that returns feature maps.
 
     Args:
@@ -216,7 +219,7 @@ def _levels(out_indices: int | Sequence[int] | None, levels: int) -> list[int]:
     return [i % levels for i in asked]
 
 
-def _described(wrapper: nn.Module, model: nn.Module) -> nn.Module:
+def _described(wrapper: Model, model: Model) -> Model:
     """Give the wrapper the attributes that timm's builder gives a feature model."""
     dropped = ("num_classes", "classifier", "global_pool")
     wrapper.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}

@@ -31,7 +31,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
         for name, value in dict(weight=1, bias=0, running_mean=0, running_var=1, num_batches_tracked=0).items():
             torch.nn.init.constant_(self.get_buffer(name), value)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:  # ty: ignore[incompatible-method-override]
         nn.Module._load_from_state_dict(self, *args)  # torchvision's would throw num_batches_tracked away
 
 

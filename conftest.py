@@ -1,4 +1,7 @@
-"""Fixtures that all tests share. The Hub client reads its environment when it is imported, so that is set up first."""
+"""Fixtures that all tests share, and the examples of README and docs as tests.
+
+The Hub client reads its environment when it is imported, so that is set up first.
+"""
 
 import os
 import socket
@@ -16,10 +19,12 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-from timm_backbones_ext.hub.local import LocalHub  # noqa: E402
+from timm_backbones_ext.hub.local import LocalHub
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +37,8 @@ def local_hub() -> Iterator[LocalHub]:
     """A Hub on this machine, where every client of the test process goes."""
     with LocalHub(port=PORT) as hub:
         yield hub
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/*.md"], fixtures=["local_hub"]
+).pytest()
