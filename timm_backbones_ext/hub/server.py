@@ -72,7 +72,7 @@ class Hub:
             response = Fault(404, "EntryNotFound", f"not found: {error}").response
         except Conflict as error:
             response = Fault(409, "Conflict", str(error)).response
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             response = Fault(400, "BadRequest", f"cannot read the request: {error!r}").response
         await response(scope, receive, send)
 

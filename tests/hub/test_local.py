@@ -1,0 +1,248 @@
+"""The local Hub, seen by the real client and by strangers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from timm_backbones_ext.hub.local import LocalHub, parse_token, serve
+from timm_backbones_ext.hub.store import Conflict, File, NotFound, Store, checked_path, fsck
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    with LocalHub(tmp_path / "hub") as running:
+        yield running
+
+
+def api(hub: LocalHub, token: str | bool = "any") -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token=token)
+
+
+def upload(client: HfApi, repo: str, **files: bytes) -> str:
+    operations = [CommitOperationAdd(name.replace("__", "."), content) for name, content in files.items()]
+    return client.create_commit(repo, operations, commit_message="files").oid
+
+
+def test_what_goes_up_comes_down(hub: LocalHub, tmp_path: Path) -> None:
+    api(hub).create_repo("me/a")
+    large = os.urandom(3_000_000)
+    commit = upload(api(hub), "me/a", small__txt=b"small", large__safetensors=large)
+    folder = Path(snapshot_download("me/a", endpoint=hub.endpoint, cache_dir=tmp_path / "cache"))
+    assert folder.name == commit
+    assert (folder / "small.txt").read_bytes() == b"small"
+    assert (folder / "large.safetensors").read_bytes() == large
+
+
+def test_branches_tags_and_history_are_kept(hub: LocalHub) -> None:
+    client = api(hub)
+    client.create_repo("me/a")
+    first = upload(client, "me/a", x__txt=b"1")
+    client.create_tag("me/a", tag="v1")
+    client.create_branch("me/a", branch="dev")
+    second = upload(client, "me/a", x__txt=b"2")
+    assert client.repo_info("me/a", revision="v1").sha == client.repo_info("me/a", revision="dev").sha == first
+    assert [commit.commit_id for commit in client.list_repo_commits("me/a")][:2] == [second, first]
+    client.delete_branch("me/a", branch="dev")
+    with pytest.raises(RevisionNotFoundError):
+        client.repo_info("me/a", revision="dev")
+
+
+def test_files_and_folders_are_deleted(hub: LocalHub) -> None:
+    client = api(hub)
+    client.create_repo("me/a")
+    for name in ("keep.txt", "folder/a.txt", "folder/b.txt"):
+        client.upload_file(path_or_fileobj=b"x", path_in_repo=name, repo_id="me/a")
+    assert {item.path for item in client.list_repo_tree("me/a")} == {"keep.txt", "folder"}
+    client.delete_folder("folder", "me/a")
+    assert client.list_repo_files("me/a") == ["keep.txt"]
+
+
+def test_a_commit_on_an_old_state_is_refused(hub: LocalHub) -> None:
+    client = api(hub)
+    client.create_repo("me/a")
+    first = upload(client, "me/a", x__txt=b"1")
+    upload(client, "me/a", x__txt=b"2")
+    with pytest.raises(HfHubHTTPError, match="412"):
+        client.create_commit("me/a", [CommitOperationAdd("y", b"3")], commit_message="late", parent_commit=first)
+
+
+def test_tokens_say_who_may_read_and_write(tmp_path: Path) -> None:
+    tokens = {"secret": ("me", True), "reader": ("guest", False)}
+    with LocalHub(tmp_path, tokens=tokens) as hub:
+        writer, reader, stranger = api(hub, "secret"), api(hub, "reader"), api(hub, False)
+        assert writer.whoami()["name"] == "me"
+        writer.create_repo("me/hidden", private=True)
+        upload(writer, "me/hidden", x__safetensors=b"content")
+        assert reader.list_repo_files("me/hidden") == ["x.safetensors"]
+        with pytest.raises(HfHubHTTPError, match="403"):
+            upload(reader, "me/hidden", y__txt=b"")
+        with pytest.raises(RepositoryNotFoundError):
+            stranger.repo_info("me/hidden")
+        with pytest.raises(HfHubHTTPError, match="401"):
+            api(hub, "made-up").repo_info("me/hidden")
+        writer.update_repo_settings("me/hidden", private=False)
+        assert stranger.list_repo_files("me/hidden") == ["x.safetensors"]
+
+
+def test_content_is_served_to_nobody_without_a_link(hub: LocalHub) -> None:
+    api(hub).create_repo("me/a")
+    upload(api(hub), "me/a", x__safetensors=b"content")
+    sha256 = hub.store.files(hub.store.resolve("me/a", "main"))["x.safetensors"].sha256
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{hub.endpoint}/storage/{sha256}?until=99999999999&sign=0")
+
+
+def test_content_with_a_wrong_hash_is_rejected(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with pytest.raises(Conflict, match="expected content with sha256"), store.incoming("0" * 64) as file:
+        file.write(b"something else")
+    assert [path for path in store.blobs.rglob("*") if path.is_file()] == []
+    store.create_repo("me/a")
+    with pytest.raises(Conflict, match="was not uploaded"):
+        store.commit("me/a", "heads/main", title="x", add={"x": File("x", "0" * 64, 1, "0" * 40, lfs=True)})
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\\x", "a//x", "", ".git/config", "a/.", "x\0"])
+def test_path_names_cannot_leave_the_repo(path: str) -> None:
+    with pytest.raises(Conflict, match="no path inside a repo"):
+        checked_path(path)
+
+
+@pytest.mark.parametrize("repo", ["../a", "a", "a/b/c", "a/..", "a/-b", ".git/b"])
+def test_repo_ids_cannot_leave_the_root(repo: str, tmp_path: Path) -> None:
+    with pytest.raises(Conflict, match="no repo id"):
+        Store(tmp_path).create_repo(repo)
+
+
+KILLED = """
+import os, signal, sys
+from timm_backbones_ext.hub import store
+hub = store.Store(sys.argv[1])
+content = hub.put(b"new")
+original = hub._insert_commit
+def insert(*args):
+    original(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+hub._insert_commit = insert
+hub.commit("me/a", "heads/main", title="half", add={"x": store.File("x", content, 3, "0" * 40, lfs=False)})
+"""
+
+
+def test_a_kill_in_the_middle_of_a_commit_leaves_the_old_state(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.create_repo("me/a")
+    before = store.resolve("me/a", "main")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert Store(tmp_path).resolve("me/a", "main") == before
+    assert Store(tmp_path).files(before) == {}
+    assert fsck(tmp_path) == []
+
+
+def test_fsck_names_what_is_damaged_and_what_is_missing(hub: LocalHub) -> None:
+    api(hub).create_repo("me/a")
+    upload(api(hub), "me/a", a__txt=b"first", b__txt=b"second", c__txt=b"third")
+    assert fsck(hub.root) == []
+    files = hub.store.files(hub.store.resolve("me/a", "main"))
+    hub.store.blob(files["a.txt"].sha256).unlink()
+    hub.store.blob(files["b.txt"].sha256).write_bytes(b"sEcond")
+    hub.store.blob(files["c.txt"].sha256).write_bytes(b"thi")
+    problems = "\n".join(fsck(hub.root))
+    assert f"missing: {files['a.txt'].sha256} (needed by me/a a.txt at" in problems
+    assert f"damaged: {files['b.txt'].sha256}" in problems
+    assert f"3 bytes instead of 5: {files['c.txt'].sha256}" in problems
+    with pytest.raises(NotFound, match="holds no local Hub"):
+        fsck(hub.root / "absent")
+
+
+def listening(endpoint: str) -> bool:
+    host, port = endpoint.removeprefix("http://").split(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def gone(endpoint: str) -> bool:
+    deadline = time.monotonic() + 20
+    while listening(endpoint) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not listening(endpoint)
+
+
+def test_nothing_listens_when_it_has_ended(tmp_path: Path) -> None:
+    with LocalHub(tmp_path) as hub:
+        assert listening(hub.endpoint)
+    assert gone(hub.endpoint)
+
+
+def test_it_ends_with_its_parent_also_when_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from timm_backbones_ext.hub.local import LocalHub
+with LocalHub({str(tmp_path)!r}) as hub:
+    print(hub.endpoint, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert gone(done.stdout.strip())
+
+
+PULLER = """
+import sys
+from huggingface_hub import snapshot_download
+print(snapshot_download("me/a", endpoint=sys.argv[1], cache_dir=sys.argv[2]))
+"""
+
+
+def test_four_processes_pull_at_once(hub: LocalHub, tmp_path: Path) -> None:
+    api(hub).create_repo("me/a")
+    upload(api(hub), "me/a", large__safetensors=os.urandom(5_000_000))
+    command = [sys.executable, "-c", PULLER, hub.endpoint, str(tmp_path / "cache")]
+    pullers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    folders = {puller.communicate(timeout=120)[0].strip() for puller in pullers}
+    assert [puller.returncode for puller in pullers] == [0] * 4
+    (folder,) = folders
+    assert Path(folder, "large.safetensors").stat().st_size == 5_000_000
+
+
+def test_the_hub_outlives_its_process(tmp_path: Path) -> None:
+    with LocalHub(tmp_path) as hub:
+        api(hub).create_repo("me/a")
+        commit = upload(api(hub), "me/a", x__txt=b"kept")
+    with LocalHub(tmp_path) as hub:
+        assert api(hub).repo_info("me/a").sha == commit
+
+
+def test_other_machines_are_let_in_only_on_purpose_and_with_tokens(tmp_path: Path) -> None:
+    for kwargs in ({}, {"allow_remote": True}, {"tokens": {"x": ("me", True)}}):
+        with pytest.raises(ValueError, match="needs allow_remote=True and tokens"):
+            serve(tmp_path, host="0.0.0.0", **kwargs)
+
+
+def test_tokens_are_read_from_text() -> None:
+    assert parse_token("secret=me") == ("secret", ("me", True))
+    assert parse_token("secret=me:read") == ("secret", ("me", False))
+    with pytest.raises(ValueError, match="expected TOKEN=USER"):
+        parse_token("secret=me:admin")
+
+
+@pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"name": ".."}'])
+def test_a_request_that_makes_no_sense_is_an_error_and_not_a_crash(hub: LocalHub, body: bytes) -> None:
+    headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{hub.endpoint}/api/repos/create", body, headers)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request)
+    assert 400 <= caught.value.code < 500
+    assert "error" in json.loads(caught.value.read())

@@ -1,0 +1,168 @@
+"""`timm-ext` as users and scripts call it: what it prints, where, and its exit status."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext.cli import main, table
+
+
+def call(*args: str) -> Result:
+    return CliRunner().invoke(main, args)
+
+
+def output(*args: str) -> str:
+    result = call(*args)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split("\t") for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tbx.save(timm.create_model("ext_resnet18", num_classes=3), tmp_path_factory.mktemp("saved") / "model")
+
+
+def test_list_shows_every_variant() -> None:
+    header, *found = rows(output("list"))
+    assert header == ["name", "base", "edits", "tags", "licences"]
+    assert [row[0] for row in found] == list(tbx.VARIANTS)
+    assert len(json.loads(output("list", "--json"))) == len(tbx.VARIANTS)
+
+
+def test_list_filters_by_edit_family_and_licence() -> None:
+    assert {row[0] for row in rows(output("list", "--edit", "dcn"))[1:]} >= {"ext_resnet50_dcn", "ext_resnet101_dcn"}
+    assert "ext_resnet50" not in {row[0] for row in rows(output("list", "--edit", "dcn"))}
+    assert rows(output("list", "--family", "convnext"))[1:] == []
+    assert {row[0] for row in rows(output("list", "--license", "cc-by-nc-4.0"))[1:]} >= {"ext_resnet18", "ext_resnet50"}
+
+
+def test_info_agrees_with_the_model() -> None:
+    said = json.loads(output("info", "ext_resnet50_dcn", "--json"))
+    model = timm.create_model("ext_resnet50_dcn")
+    assert said["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert [level["channels"] for level in said["levels"]] == [64, 256, 512, 1024, 2048]
+    assert said["tags"]["a1_in1k"] == "apache-2.0"
+    assert said["edits"][0]["exact"] == "eval+train"
+    base = json.loads(output("info", "ext_resnet50", "--json"))
+    assert base["gmacs"] == pytest.approx(4.089, abs=1e-3)  # 4.1 GMACs in the timm results for resnet50
+    assert base["gmacs"] < said["gmacs"] < 1.1 * base["gmacs"]
+    assert "deformable" not in output("info", "ext_resnet50")
+
+
+def test_edits_are_listed_with_exactness_and_evidence() -> None:
+    found = {row[0]: row[1:] for row in rows(output("edits"))}
+    assert found["dcn"][:2] == ["resnet", "eval+train"]
+    assert "37.4 -> 41.3" in found["dcn"][2]
+    assert "dcn" not in output("edits", "--family", "convnext")
+
+
+def test_features_draws_a_picture_and_replaces_it_only_when_asked(tmp_path: Path) -> None:
+    photo, picture = tmp_path / "photo.png", tmp_path / "maps.png"
+    Image.radial_gradient("L").convert("RGB").save(photo)
+    command = ["features", "ext_resnet18", "--image", str(photo), "--size", "64", "--output", str(picture)]
+    said = json.loads(output(*command, "--json"))
+    assert [level["size"] for level in said["levels"]] == ["32x32", "16x16", "8x8", "4x4", "2x2"]
+    with Image.open(picture) as drawn:
+        assert drawn.width > 800
+    before = picture.read_bytes()
+    again = call(*command)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    assert picture.read_bytes() == before
+    output(*command, "--overwrite")
+
+
+def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_text("no picture")
+    result = call(
+        "features", "ext_resnet18", "--image", str(tmp_path / "photo.png"), "--output", str(tmp_path / "x.png")
+    )
+    assert result.exit_code == 2
+    assert "no picture that can be read" in result.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["info", "ext_resnet51"], "did you mean ext_resnet50"),
+        (["info", "ext_resnet18", "--edits", "dnc"], "did you mean 'dcn'"),
+        (["save", "ext_resnet18", "here", "--edits", "dcn(stages=[9])"], "stages must be"),
+        (["verify", "local-dir:absent"], "nothing to verify"),
+        (["run", "absent.py"], "no script"),
+        (["hub", "serve", "root", "--host", "0.0.0.0"], "needs allow_remote=True and tokens"),
+        (["hub", "serve", "root", "--token", "x"], "expected TOKEN=USER"),
+        (["list", "--edit", "dnc"], "dnc"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(args: list[str], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = call(*args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.usefixtures("local_hub")
+def test_push_pull_and_verify_work_together(folder: Path) -> None:
+    pushed = json.loads(output("push", str(folder), "me/from-the-shell", "--json"))
+    pulled = output("pull", "me/from-the-shell", "--revision", pushed["commit"]).strip()
+    assert Path(pulled, "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+    said = json.loads(output("verify", "me/from-the-shell", "--json"))
+    assert said["same"]
+    assert said["levels"].keys() == {*(f"level {i}" for i in range(5)), "logits"}
+
+
+@pytest.mark.usefixtures("local_hub")
+def test_a_failed_check_is_status_1() -> None:
+    result = call("pull", "me/absent")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: me/absent@main: no such repo")
+
+
+def test_a_folder_that_computes_something_else_is_status_1(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    other = tbx.save(timm.create_model("ext_resnet18", num_classes=3), tmp_path / "other")
+    (other / "fingerprint.safetensors").write_bytes((folder / "fingerprint.safetensors").read_bytes())
+    result = call("verify", str(other))
+    assert result.exit_code == 1
+    assert "different: first at conv1" in result.stdout
+
+
+def test_save_makes_a_folder_that_timm_reads(tmp_path: Path) -> None:
+    output("save", "ext_resnet18", str(tmp_path / "out"), "--edits", "frozen_bn")
+    assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).edits == ("frozen_bn",)
+    again = call("save", "ext_resnet18", str(tmp_path / "out"))
+    assert again.exit_code == 2
+    assert "overwrite" in again.stderr
+
+
+def test_a_terminal_gets_a_table_that_fits(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    table(("name", "evidence"), [("dcn", "word " * 40)])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert lines[0].startswith("┏")
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("word") for line in lines) == 40
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "timm_backbones_ext.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"timm-ext, version {tbx.__version__}"
