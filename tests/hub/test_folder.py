@@ -159,3 +159,15 @@ def test_plain_timm_says_what_to_install(tmp_path: Path) -> None:
 def test_the_hint_is_a_valid_tag_that_no_list_shows() -> None:
     timm.create_model("ext_resnet18.needs_pip_install_timm-backbones-ext")
     assert not timm.list_models("*needs_pip*", include_tags=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_transformers_reads_the_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    model = testing.calibrate(timm.create_model("ext_resnet18", edits="dcn(stages=[4])", num_classes=7)).eval()
+    tbx.save(model, tmp_path, label_names=list("abcdefg"))
+    wrapped = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    x = testing.image(model, 64, 64)
+    torch.testing.assert_close(wrapped(x).logits, model(x), rtol=1e-5, atol=1e-5)
+    assert wrapped.config.id2label[2] == "c"
