@@ -60,12 +60,12 @@ wheel: $(READY) ## build, check and try the wheel in a bare environment
 	rm -rf .venv-wheel
 
 docs: $(READY) ## build the documentation into site/
-	$(UV) run --locked --group docs mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(UV) run --locked --group docs mkdocs build --strict --quiet
 
 bench: $(READY) ## measure; writes benchmarks/*.json
 	$(BIN)/python benchmarks/autoload.py
 
-check: lint wheel test-timm test ## all of it, as CI does
+check: lint docs wheel test-timm test ## all of it, as CI does
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out
