@@ -27,7 +27,17 @@ from .edits import Edit, parse
 from .layers.features import wrap
 from .weights import Recipe, WeightsError
 
-__all__ = ["BUILT_IN", "HINT", "VARIANTS", "Variant", "build", "no_safetensors", "register_variant", "variant"]
+__all__ = [
+    "BUILT_IN",
+    "HINT",
+    "VARIANTS",
+    "WEIGHTS",
+    "Variant",
+    "build",
+    "no_safetensors",
+    "register_variant",
+    "variant",
+]
 
 WEIGHTS = "model.safetensors"
 HINT = "needs_pip_install_timm-backbones-ext"

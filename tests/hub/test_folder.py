@@ -93,9 +93,9 @@ def test_a_timm_model_edited_in_place_is_saved_under_its_ext_name(tmp_path: Path
 
 
 def test_a_name_of_the_users_own_is_saved_as_base_and_edits(tmp_path: Path) -> None:
-    if "ext_my18" not in tbx.VARIANTS:
-        tbx.register_variant("ext_my18", base="resnet18", edits=["dcn", "in_chans(5)"])
-    tbx.save(timm.create_model("ext_my18"), tmp_path)
+    if "ext_test_my18" not in tbx.VARIANTS:
+        tbx.register_variant("ext_test_my18", base="resnet18", edits=["dcn", "in_chans(5)"])
+    tbx.save(timm.create_model("ext_test_my18"), tmp_path)
     assert config(tmp_path)["architecture"].startswith("ext_resnet18.")
     assert config(tmp_path)["model_args"]["edits"] == ["dcn", "in_chans(n=5)"]
     assert tbx.verify(tmp_path).same

@@ -188,6 +188,16 @@ def test_the_full_model_follows_what_is_done_to_the_wrapper() -> None:
     assert features("resnet18").bfloat16().full_model().layer4[1].conv2.weight.dtype == torch.bfloat16
 
 
+def test_asking_for_the_full_model_changes_nothing_in_the_wrapper() -> None:
+    wrapper = features("resnet18", out_indices=(0, 1)).train()
+    wrapper["bn1"].eval()  # a frozen stem
+    wrapper["layer1"].bfloat16()
+    wrapper.full_model()
+    assert [wrapper["bn1"].training, wrapper["layer1"].training] == [False, True]
+    assert wrapper["layer1"][0].conv1.weight.dtype == torch.bfloat16
+    assert wrapper["conv1"].weight.dtype == torch.float32
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_feature_class_is_given_by_name_or_by_timms_class(kind: str) -> None:
     assert isinstance(wrap(timm.create_model("resnet18"), feature_cls=kind.upper()), torch.nn.Module)

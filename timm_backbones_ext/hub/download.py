@@ -11,8 +11,8 @@ from timm.models import is_model
 
 from .._version import __version__
 from ..fingerprint import Report
-from ..registry import HINT, no_safetensors
-from .folder import CONFIG, FILES, FINGERPRINT, WEIGHTS, check_folder
+from ..registry import HINT, WEIGHTS, no_safetensors
+from .folder import CONFIG, FILES, FINGERPRINT, check_folder
 from .store import git_blob_id, sha256_of
 
 __all__ = ["HubError", "explained", "pull", "verify"]

@@ -17,13 +17,13 @@ from .._version import __version__
 from ..edits import parse
 from ..edits.in_chans import InChans
 from ..fingerprint import Fingerprint, compare, fingerprint, unwrap
-from ..registry import BUILT_IN, HINT, VARIANTS
+from ..registry import BUILT_IN, HINT, VARIANTS, WEIGHTS
 from ..weights import write_safetensors
 from .card import render_card
 
-__all__ = ["CARD", "CONFIG", "FILES", "FINGERPRINT", "WEIGHTS", "Identity", "check_folder", "identify", "save"]
+__all__ = ["CARD", "CONFIG", "FILES", "FINGERPRINT", "Identity", "check_folder", "identify", "save"]
 
-WEIGHTS, CONFIG, FINGERPRINT, CARD = "model.safetensors", "config.json", "fingerprint.safetensors", "README.md"
+CONFIG, FINGERPRINT, CARD = "config.json", "fingerprint.safetensors", "README.md"
 FILES = (WEIGHTS, CONFIG, FINGERPRINT, CARD)
 _WRAPPER_ARGS = ("features_only", "out_indices", "feature_cls", "feature_cfg")
 

@@ -11,17 +11,17 @@ import time
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from .store import Commit, Conflict, File, NotFound, Store, git_blob_id
+from .store import Conflict, File, NotFound, Store, git_blob_id
 
 try:
-    import yaml
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, Response
+
+    from .answers import commit_entry, iso, origin, refs, tree_entry, validate_yaml
 except ImportError as error:
     raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
 
@@ -365,45 +365,3 @@ class Hub:
         return Response(
             status_code=302, headers={**headers, **linked, "Location": self.link(request, "GET", file.sha256)}
         )
-
-
-def origin(request: Request) -> str:
-    """Scheme, host and port that the client called."""
-    return f"http://{request.headers['host']}"
-
-
-def iso(seconds: float) -> str:
-    """A date as the Hub writes it."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-
-
-def tree_entry(file: File) -> dict[str, Any]:
-    """A file as the tree and the paths of a repo list it."""
-    entry: dict[str, Any] = {"type": "file", "oid": file.git, "size": file.size, "path": file.path}
-    return {**entry, "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else entry
-
-
-def commit_entry(commit: Commit) -> dict[str, Any]:
-    """A commit as the history of a repo lists it."""
-    text = {"title": commit.title, "message": commit.message}
-    return {"id": commit.oid, **text, "authors": [{"user": "local"}], "date": iso(commit.date)}
-
-
-def refs(known: Mapping[str, str]) -> dict[str, Any]:
-    """Branches, tags and pull requests."""
-    found: dict[str, list[dict[str, str]]] = {"heads": [], "tags": [], "pr": []}
-    for name, oid in known.items():
-        kind, _, short = name.partition("/")
-        found[kind].append({"name": short, "ref": f"refs/{name}", "targetCommit": oid})
-    return {"branches": found["heads"], "tags": found["tags"], "converts": [], "pullRequests": found["pr"]}
-
-
-def validate_yaml(asked: Mapping[str, Any]) -> Response:
-    """Whether the metadata of a card can be read."""
-    parts = asked["content"].split("---\n", 2)
-    try:
-        metadata = yaml.safe_load(parts[1]) if asked["content"].startswith("---\n") and len(parts) == 3 else {}
-    except yaml.YAMLError as error:
-        return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
-    warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
-    return JSONResponse({"errors": [], "warnings": warnings})

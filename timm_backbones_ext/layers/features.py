@@ -47,11 +47,15 @@ class FeatureWrapper(nn.Module):
 
     def full_model(self) -> Model:
         """The model with `num_classes=0` whose features these are; tensors are shared with the wrapper."""
-        model = self._full[0]
+        model, like = self._full[0], next(self.parameters())
         for name, module in self.named_modules():
             if (module._parameters or module._buffers) and type(module) is not nn.Module:  # a graph has bare ones
                 model.set_submodule(self.full_name(name), module)
-        return model.to(next(self.parameters())).train(self.training)
+        for module in set(model.modules()).difference(self.modules()):  # what the wrapper left out follows it
+            module.training = self.training
+            if not module._modules:
+                module.to(like)
+        return model
 
     def _ordered(self, levels: list[Tensor]) -> "list[Tensor] | dict[str, Tensor]":
         maps = [levels[i] for i in self.order]
