@@ -1,7 +1,9 @@
 """`timm-ext` as users and scripts call it: what it prints, where, and its exit status."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext.cli import main, table
+from timm_backbones_ext._output import print_json, table
+from timm_backbones_ext.cli import main
 
 
 def call(*args: str) -> Result:
@@ -37,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_list_shows_every_variant() -> None:
     header, *found = rows(output("list"))
-    assert header == ["name", "base", "edits", "tags", "licences"]
+    assert header == ["name", "base", "edits", "params", "tags", "licences"]
     assert [row[0] for row in found] == list(tbx.VARIANTS)
     assert len(json.loads(output("list", "--json"))) == len(tbx.VARIANTS)
 
@@ -101,7 +104,12 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         (["info", "ext_resnet51"], "did you mean ext_resnet50"),
         (["info", "ext_resnet18", "--edits", "dnc"], "did you mean 'dcn'"),
         (["save", "ext_resnet18", "here", "--edits", "dcn(stages=[9])"], "stages must be"),
-        (["verify", "local-dir:absent"], "nothing to verify"),
+        (["verify", "local-dir:absent"], "no folder 'absent'"),
+        (["verify", "."], "nothing to verify"),
+        (["push", ".", "me/x", "--pretrained"], "is a saved folder"),
+        (["info", "ext_resnet18.a1_in2k"], "did you mean 'a1_in1k'"),
+        (["info", "resnet18", "--edits", "dcn"], "does not take edits; ext_resnet18 does"),
+        (["list", "--family", "resnets"], "did you mean 'resnet'"),
         (["run", "absent.py"], "no script"),
         (["hub", "serve", "root", "--host", "0.0.0.0"], "needs allow_remote=True and tokens"),
         (["hub", "serve", "root", "--token", "x"], "expected TOKEN=USER"),
@@ -157,7 +165,7 @@ def test_a_terminal_gets_a_table_that_fits(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setenv("COLUMNS", "80")
     table(("name", "evidence"), [("dcn", "word " * 40)])
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert lines[0].startswith("┏")
+    assert "name" in lines[0] or "name" in lines[1]
     assert max(map(len, lines)) <= 80
     assert sum(line.count("word") for line in lines) == 40
 
@@ -166,3 +174,110 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "timm_backbones_ext.cli", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"timm-ext, version {tbx.__version__}"
+
+
+SCRIPT = "import sys, timm; print(sys.argv[1:], timm.is_model('ext_resnet18')); raise ValueError('of the script')"
+
+
+def test_a_script_gets_its_arguments_and_its_error_has_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "timm_backbones_ext.cli", "run", str(tmp_path / "script.py"), "--help", "-x"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.strip() == "['--help', '-x'] True"
+    assert "Traceback" in done.stderr
+    assert "ValueError: of the script" in done.stderr
+
+
+LIGHT = """
+import sys, types
+package = types.ModuleType("timm_backbones_ext")
+package.__path__ = [sys.argv[1]]
+sys.modules["timm_backbones_ext"] = package
+from timm_backbones_ext.cli import main
+for args in (["--help"], ["features", "--help"], ["hub", "serve", "--help"]):
+    try:
+        main(args)
+    except SystemExit as end:
+        assert end.code == 0
+assert not {"torch", "timm", "matplotlib"} & sys.modules.keys()
+"""
+
+
+def test_help_imports_neither_torch_nor_timm() -> None:
+    command = [sys.executable, "-c", LIGHT, str(Path(tbx.__file__).parent)]
+    env = {**os.environ, "TIMM_BACKBONES_EXT_AUTOLOAD": "0"}
+    assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+
+
+def test_chosen_levels_are_shown_in_the_order_asked_for(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    Image.radial_gradient("L").convert("RGB").save(photo)
+    command = ["features", "ext_resnet18", "--image", str(photo), "--size", "64", "--output", str(tmp_path / "x.png")]
+    assert [row[0] for row in rows(output(*command, "--levels", "4,1"))[1:]] == ["4", "1"]
+    for wrong, message in (("9", "no level 9; there are 0, 1, 2, 3, 4"), ("a", "expected numbers")):
+        result = call(*command, "--overwrite", "--levels", wrong)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
+def test_params_in_the_list_are_those_of_the_model() -> None:
+    found = {item["name"]: item for item in json.loads(output("list", "--json"))}
+    model = timm.create_model("ext_resnet18")
+    assert found["ext_resnet18"]["params"] == sum(parameter.numel() for parameter in model.parameters())
+    assert found["ext_resnet18"]["family"] == "resnet"
+
+
+def test_piped_output_is_plain_text() -> None:
+    for args in (["list"], ["info", "ext_resnet50_dcn"], ["edits"]):
+        text = output(*args)
+        assert text.isascii()
+        assert "\x1b" not in text
+
+
+def test_damaged_weights_are_status_1(folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    weights = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    result = call("verify", str(damaged))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_json_is_strict_where_numbers_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"level 0": float("inf"), "rest": [float("nan"), 1.0]})
+    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert said == {"level 0": "inf", "rest": ["nan", 1.0]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_on_a_real_terminal_of_80_columns_nothing_is_cut() -> None:
+    import pty
+
+    parent, child = pty.openpty()
+    env = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-m", "timm_backbones_ext.cli", "list"]
+    with subprocess.Popen(command, stdout=child, stderr=child, env=env) as process:
+        os.close(child)
+        text = _read_all(parent)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert set(tbx.VARIANTS) <= set(text.split())  # names are not folded
+    assert "cc-by-nc-4.0" in text
+
+
+def _read_all(terminal: int) -> str:
+    parts = []
+    while True:
+        try:
+            part = os.read(terminal, 65536)
+        except OSError:  # Linux says so at the end
+            break
+        if not part:
+            break
+        parts.append(part)
+    os.close(terminal)
+    return b"".join(parts).decode()

@@ -1,11 +1,12 @@
 """The demo, with a short training."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from timm_backbones_ext.demo import run_demo
+from timm_backbones_ext.demo import DemoError, _check, _fresh, run_demo
 
 
 @pytest.mark.slow
@@ -15,6 +16,7 @@ def test_the_demo_extends_trains_shares_and_verifies(tmp_path: Path) -> None:
     assert report["features"] == [[64, 112, 112], [256, 56, 56], [512, 28, 28], [1024, 14, 14], [2048, 7, 7]]
     assert max(report["identity"].values()) < 1e-4
     assert report["verified"]
+    assert report["largest"] < 1e-4
     assert report["pulled"]["right"] == report["digits"]["right"] > 0.5 * report["digits"]["of"]
     assert json.loads((out / "report.json").read_text()) == report
     assert (out / "ext_resnet50-features.png").stat().st_size > 100_000
@@ -25,3 +27,42 @@ def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="no demo made it"):
         run_demo(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("theirs", ['{"accuracy": 0.9}', "[]", "not json", '{"made_by": "somebody else"}'])
+def test_a_report_of_somebody_elses_does_not_make_a_folder_ours(tmp_path: Path, theirs: str) -> None:
+    (tmp_path / "report.json").write_text(theirs)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(FileExistsError, match="no demo made it"):
+        run_demo(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "report.json").read_text() == theirs
+
+
+def test_a_file_or_link_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    earlier = tmp_path / "earlier"
+    _fresh(earlier)
+    (tmp_path / "link").symlink_to(earlier)
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError, match="no demo made it"):
+            _fresh(tmp_path / name)
+    assert (earlier / "report.json").exists()
+
+
+def test_an_earlier_demo_is_replaced_even_one_that_broke_off(tmp_path: Path) -> None:
+    out = tmp_path / "demo-out"
+    _fresh(out)
+    (out / "photo.png").write_text("left over")
+    _fresh(out)
+    assert [file.name for file in out.iterdir()] == ["report.json"]
+
+
+def test_a_demo_whose_promises_are_broken_fails() -> None:
+    kept = {"identity": {"logits": 1e-6}, "digits": {"right": 9}, "pulled": {"right": 9}, "verified": True}
+    _check(kept)
+    for broken in ({"identity": {"logits": 0.1}}, {"identity": {"logits": math.nan}}, {"pulled": {"right": 8}}):
+        with pytest.raises(DemoError):
+            _check(kept | broken)
+    with pytest.raises(DemoError):
+        _check(kept | {"verified": False})

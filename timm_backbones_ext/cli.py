@@ -1,52 +1,56 @@
-"""`timm-ext`: look at the models, move them to and from the Hub, check them. Tables on a terminal, tabs when piped."""
+"""`timm-ext`: look at the models, move them to and from the Hub, check them.
 
+Tables on a terminal, tab-separated lines when piped, JSON with --json. Exit status: 0; 1 for a failed check (it
+differs, is damaged, or the Hub refuses); 2 for wrong use. torch and timm are imported by the commands that need them.
+"""
+
+import contextlib
 import difflib
-import json
-import sys
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import timm
-import torch
-from rich.console import Console
-from rich.table import Table
 
-from ._run import run_script
+from ._output import print_json, table
 from ._types import Model
 from ._version import __version__
-from .describe import describe
-from .edits import EDITS, list_edits, parse
-from .edits.families import FAMILIES
-from .hub import HubError, pull, push_to_hub, save, verify
-from .hub.local import parse_token
-from .hub.local import serve as serve_hub
-from .registry import VARIANTS
-from .weights import WeightsError
+
+if TYPE_CHECKING:
+    from .fingerprint import Report
 
 __all__ = ["main"]
 
 FAILED, USAGE = 1, 2
-Rows = Iterable[Sequence[object]]
 
 
 class Main(click.Group):
-    """Turns the library's errors into one line and an exit status: 1 for a failed check, 2 for wrong use."""
+    """Turns the library's errors into one line and an exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # `timm-ext list | head`: click knows what to do
-            raise
-        except (HubError, WeightsError) as error:
-            status, message = FAILED, error
-        except (ValueError, OSError, ImportError) as error:
-            status, message = USAGE, error
-        click.echo(f"Error: {message}", err=True)
-        ctx.exit(status)
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            status = None if ctx.invoked_subcommand == "run" else _status(error)  # a script's errors are its own
+            if status is None:
+                raise
+            click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(status)
+
+
+def _status(error: Exception) -> int | None:
+    """Exit status for an error of the library; none for one that is a bug and needs its traceback."""
+    if isinstance(error, (click.exceptions.Exit, click.Abort, BrokenPipeError)):  # click knows what to do
+        return None
+    if not isinstance(error, RuntimeError):
+        return USAGE
+    from .hub import HubError
+    from .weights import WeightsError
+
+    return FAILED if isinstance(error, (HubError, WeightsError)) else None
 
 
 @click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,86 +61,119 @@ def main() -> None:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 edits_option = click.option("--edits", default=None, help='Edits, such as "dcn(stages=[4]), frozen_bn".')
+family_option = click.option("--family", default=None, help="Only this family: resnet, convnext, ...")
 pretrained_option = click.option("--pretrained", is_flag=True, help="Load the weights of the tag.")
 revision_option = click.option("--revision", default=None, help="Branch, tag or commit.")
 token_option = click.option("--token", default=None, help="Access token; that of `hf auth login` by default.")
 
 
-def table(columns: Sequence[str], rows: Rows, *, title: str = "") -> None:
-    """Print rows: a table on a terminal, tab-separated lines elsewhere."""
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
-            click.echo("\t".join(map(str, row)))
-        return
-    drawn = Table(*columns, title=title or None, title_justify="left")
-    for row in rows:
-        drawn.add_row(*map(str, row))
-    Console().print(drawn)
-
-
-def print_json(data: Any) -> None:
-    """Print data as JSON."""
-    click.echo(json.dumps(data, indent=2))
+def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
+    """Raise ValueError if a word of the user is given and not known; the message has the nearest and all known ones."""
+    known = sorted(known)
+    if wanted is not None and wanted not in known:
+        near = difflib.get_close_matches(wanted, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"unknown {what} {wanted!r}{hint} Known: {', '.join(known)}")
 
 
 def known(name: str) -> str:
-    """A model name that timm knows.
+    """A model name that timm knows, tag included; ids of the Hub and folders pass.
 
     Raises:
-        ValueError: It does not; the message has the nearest names.
+        ValueError: timm does not know it; the message has the nearest names, or the tags that there are.
     """
-    if name.startswith(("hf-hub:", "local-dir:")) or timm.is_model(name):
+    import timm
+    from timm.models import get_arch_pretrained_cfgs
+
+    if name.startswith(("hf-hub:", "local-dir:")):
         return name
-    near = difflib.get_close_matches(name, timm.list_models(), n=3)
-    raise ValueError(
-        f"unknown model {name!r}" + (f"; did you mean {', '.join(near)}?" if near else "; see `timm-ext list`")
-    )
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "`timm-ext list` shows ours, timm.list_models() all"
+        raise ValueError(f"unknown model {architecture!r}; {hint}")
+    if tag:
+        one_of(f"tag of {architecture}:", tag, (item.partition(".")[2] for item in get_arch_pretrained_cfgs(name)))
+    return name
 
 
-def create(name: str, **kwargs: Any) -> Model:
-    """A model by name, in eval mode."""
-    return timm.create_model(known(name), **kwargs).eval()
+def create(name: str, *, edits: str | None = None, device: str = "cpu", **kwargs: Any) -> Model:
+    """A model by name, in eval mode; `kwargs` are those of `timm.create_model`.
+
+    Raises:
+        ValueError: Edits for a name that takes none.
+    """
+    import timm
+    import torch
+
+    from .hub.download import explained
+
+    with explained(name), torch.device(device):
+        return timm.create_model(known(name), **_editable(name, edits), **kwargs).eval()
 
 
-def family(base: str) -> str:
-    """The family of a timm architecture."""
-    with torch.device("meta"):
-        model = timm.create_model(base)
-    return next(name for name, cls in FAMILIES.items() if isinstance(model, cls))
+def _editable(name: str, edits: str | None) -> dict[str, Any]:
+    from .registry import VARIANTS
+
+    architecture = name.partition(".")[0]
+    if edits is None:
+        return {}
+    if architecture not in VARIANTS:
+        known(name)
+        hint = f"; ext_{name} does" if f"ext_{architecture}" in VARIANTS else "; `timm-ext list` shows what does"
+        raise ValueError(f"{name} does not take edits{hint}")
+    return {"edits": edits}
 
 
 def licences(name: str) -> dict[str, str]:
-    """Tag -> licence of its weights, as timm records it."""
-    cfgs = timm.models.get_arch_pretrained_cfgs(name)
+    """Tag -> licence of its weights, as timm records it; empty for a Hub id or a folder."""
+    from timm.models import get_arch_pretrained_cfgs
+
+    cfgs = get_arch_pretrained_cfgs(name)
     return {tag.partition(".")[2]: cfg.license or "not stated" for tag, cfg in cfgs.items()}
 
 
 @main.command("list")
-@click.option("--family", "wanted", type=click.Choice(sorted(FAMILIES)), help="Only this family.")
-@click.option("--edit", "edit_name", type=click.Choice(sorted(EDITS)), help="Only variants with this edit.")
-@click.option("--license", "licence", default=None, help="Only variants with a tag of this licence.")
+@family_option
+@click.option("--edit", default=None, help="Only variants with this edit: dcn, ...")
+@click.option("--license", "licence", default=None, help="Only variants with a tag of this licence: apache-2.0, ...")
 @as_json
-def list_command(wanted: str | None, edit_name: str | None, licence: str | None, as_json: bool) -> None:
+def list_command(family: str | None, edit: str | None, licence: str | None, as_json: bool) -> None:
     """List the variants."""
-    found: list[dict[str, Any]] = []
-    for variant in VARIANTS.values():
-        has = {edit.name for edit in parse(variant.edits)}
-        tags = licences(variant.name)
-        if (
-            (edit_name in (None, *has))
-            and (licence in (None, *tags.values()))
-            and wanted in (None, family(variant.base))
-        ):
-            found.append({"name": variant.name, "base": variant.base, "edits": list(variant.edits), "tags": tags})
+    from .edits import EDITS
+    from .edits.families import FAMILIES
+    from .registry import VARIANTS
+
+    one_of("family", family, FAMILIES)
+    one_of("edit", edit, EDITS)
+    one_of("licence", licence, {item for name in VARIANTS for item in licences(name).values()})
+    found = [facts for facts in map(_variant, VARIANTS) if _wanted(facts, family, edit, licence)]
     if as_json:
         return print_json(found)
-    columns = ("name", "base", "edits", "tags", "licences")
-    rows = [(v["name"], v["base"], ", ".join(v["edits"]) or "-", len(v["tags"]), _licences(v["tags"])) for v in found]
-    return table(columns, rows)
+    return table(("name", "base", "edits", "params", "tags", "licences"), map(_row, found))
 
 
-def _licences(tags: dict[str, str]) -> str:
-    return ", ".join(sorted(set(tags.values()))) or "-"
+def _variant(name: str) -> dict[str, Any]:
+    """What `timm-ext list` says of a variant."""
+    from .edits.families import family_of
+    from .registry import VARIANTS
+
+    model, variant = create(name, device="meta"), VARIANTS[name]
+    params = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"name": name, "family": family_of(model), "base": variant.base, "edits": list(variant.edits)}
+    return {**facts, "params": params, "tags": licences(name)}
+
+
+def _wanted(facts: Mapping[str, Any], family: str | None, edit: str | None, licence: str | None) -> bool:
+    from .edits import parse
+
+    has = (facts["family"],), [item.name for item in parse(facts["edits"])], facts["tags"].values()
+    return all(wanted is None or wanted in there for wanted, there in zip((family, edit, licence), has, strict=True))
+
+
+def _row(facts: Mapping[str, Any]) -> tuple[object, ...]:
+    edits, licences = (", ".join(words) or "-" for words in (facts["edits"], sorted(set(facts["tags"].values()))))
+    return facts["name"], facts["base"], edits, f"{facts['params'] / 1e6:.1f}M", len(facts["tags"]), licences
 
 
 @main.command()
@@ -145,70 +182,81 @@ def _licences(tags: dict[str, str]) -> str:
 @as_json
 def info(name: str, edits: str | None, as_json: bool) -> None:
     """Show what NAME costs and gives: parameters, GMACs, levels, tags and edits."""
-    facts = describe(known(name), edits=edits)
-    variant = VARIANTS.get(name.partition(".")[0])
-    used = [*parse(variant.edits if variant else ()), *parse(edits)]
+    from .describe import describe
+    from .edits import parse
+
+    used = parse(getattr(create(name, edits=edits, device="meta"), "edits", ()))
     about = [{"edit": str(edit), "exact": edit.exact, "evidence": edit.evidence} for edit in used]
+    facts, tags = describe(name, **_editable(name, edits)), licences(name)
     if as_json:
-        return print_json({"name": name, **asdict(facts), "tags": licences(name), "edits": about})
+        return print_json({"name": name, **asdict(facts), "tags": tags, "edits": about})
     size = "x".join(map(str, facts.input_size))
     click.echo(f"{name}: {facts.params / 1e6:.2f}M parameters, {facts.gmacs:.2f} GMACs at {size}")
     table(("level", "channels", "stride", "module"), [(v.index, v.channels, v.stride, v.module) for v in facts.levels])
-    table(("tag", "licence"), licences(name).items())
+    if tags:
+        table(("tag", "licence"), tags.items())
     if about:
         table(("edit", "exact in", "evidence"), [tuple(item.values()) for item in about])
     return None
 
 
 @main.command("edits")
-@click.option("--family", "wanted", type=click.Choice(sorted(FAMILIES)), help="Only those for this family.")
+@family_option
 @as_json
-def edits_command(wanted: str | None, as_json: bool) -> None:
+def edits_command(family: str | None, as_json: bool) -> None:
     """List the edits."""
-    keys = ("example", "families", "exact", "evidence")
-    found = [{key: getattr(cls, key) for key in keys} for cls in list_edits(wanted)]
+    from .edits import list_edits
+
+    keys = ("name", "example", "families", "exact", "evidence")
+    found = [{key: getattr(item, key) for key in keys} for item in list_edits(family)]
     if as_json:
         return print_json(found)
     rows = [(item["example"], ", ".join(item["families"]), item["exact"], item["evidence"]) for item in found]
     return table(("edit", "families", "exact in", "evidence"), rows)
 
 
+def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them, as in 0,2,4; got {text!r}") from None
+
+
 @main.command()
 @click.argument("name")
 @click.option("--image", required=True, type=click.Path(exists=True, dir_okay=False), help="A photo.")
-@click.option("--size", default=224, show_default=True, help="Side in pixels that the photo is scaled to.")
+@click.option(
+    "--size", default=224, show_default=True, type=click.IntRange(32, 4096), help="Side in pixels to scale to."
+)
+@click.option("--levels", callback=_numbers, help="Levels to show, as in 0,2,4; all by default.")
 @click.option("--output", type=click.Path(dir_okay=False), help="The picture; NAME-features.png by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 @edits_option
 @pretrained_option
 @as_json
-def features(
-    name: str,
-    image: str,
-    size: int,
-    output: str | None,
-    overwrite: bool,
-    edits: str | None,
-    pretrained: bool,
-    as_json: bool,
-) -> None:
+def features(name: str, output: str | None, overwrite: bool, as_json: bool, **options: Any) -> None:
     """Run a photo through NAME and draw its feature maps."""
-    from .viz import feature_maps, load_photo
+    import torch
 
-    picture = Path(output or f"{name.replace(':', '-').replace('/', '-')}-features.png")
+    from .viz import feature_maps, load_photo, photo_maps, require_matplotlib
+
+    require_matplotlib()
+    torch.manual_seed(0)  # random weights draw the same picture again
+    picture = Path(output or f"{re.sub('[:/]', '-', name)}-features.png")
     if picture.exists() and not overwrite:
         raise FileExistsError(f"{picture} exists; choose another --output, or --overwrite it")
-    model = create(name, features_only=True, edits=edits, pretrained=pretrained)
-    with torch.inference_mode():
-        maps = model(load_photo(image, model, size))
-    strides = model.feature_info.reduction()
-    feature_maps(maps, strides, image, picture, title=f"{name} ({'pretrained' if pretrained else 'random weights'})")
-    levels = [(i, m.shape[1], stride, f"{m.shape[2]}x{m.shape[3]}") for i, (m, stride) in enumerate(zip(maps, strides))]
+    model = create(name, features_only=True, edits=options["edits"], pretrained=options["pretrained"])
+    title = name if options["pretrained"] else f"{name}, random weights (--pretrained loads trained ones)"
+    photo = load_photo(options["image"], options["size"])
+    maps = photo_maps(model, photo, options["levels"])
+    feature_maps(maps, photo, picture, title=title)
     columns = ("level", "channels", "stride", "size")
+    rows = [(v.index, len(v.values), v.stride, "x".join(map(str, v.values.shape[1:]))) for v in maps]
     if as_json:
-        return print_json({"picture": str(picture), "levels": [dict(zip(columns, level)) for level in levels]})
-    table(columns, levels)
-    return click.echo(f"wrote {picture}")
+        levels = [dict(zip(columns, row, strict=True)) for row in rows]
+        return print_json({"picture": str(picture), "levels": levels})
+    table(columns, rows)
+    return click.echo(f"wrote {picture}", err=True)
 
 
 @main.command("save")
@@ -217,10 +265,27 @@ def features(
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
 @edits_option
 @pretrained_option
-def save_command(name: str, folder: str, overwrite: bool, edits: str | None, pretrained: bool) -> None:
+@as_json
+def save_command(name: str, folder: str, overwrite: bool, edits: str | None, pretrained: bool, as_json: bool) -> None:
     """Save model NAME to FOLDER: weights, config, fingerprint and card."""
+    from .hub import save
+
     saved = save(create(name, edits=edits, pretrained=pretrained), folder, overwrite=overwrite)
-    click.echo(f"saved {saved}")
+    return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
+
+
+def _folder(source: str) -> Path | None:
+    """The folder that a source names; none if it is a Hub id or a model's name.
+
+    Raises:
+        FileNotFoundError: It can only be a folder, and is not there.
+    """
+    folder = Path(source.removeprefix("local-dir:"))
+    if folder.is_dir():
+        return folder
+    if source.startswith(("local-dir:", ".", "/", "~")):
+        raise FileNotFoundError(f"no folder {str(folder)!r}")
+    return None
 
 
 @main.command()
@@ -234,16 +299,17 @@ def save_command(name: str, folder: str, overwrite: bool, edits: str | None, pre
 @pretrained_option
 @token_option
 @as_json
-def push(
-    source: str, repo: str, edits: str | None, pretrained: bool, as_json: bool, message: str | None, **options: Any
-) -> None:
+def push(source: str, repo: str, message: str | None, as_json: bool, **options: Any) -> None:
     """Push SOURCE, a saved folder or the name of a model, to REPO on the Hub."""
-    folder = Path(source.removeprefix("local-dir:"))
-    model = folder if folder.is_dir() else create(source, edits=edits, pretrained=pretrained)
-    commit = push_to_hub(model, repo, commit_message=message, **options)
-    if as_json:
-        return print_json({"repo": repo, "commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url})
-    return click.echo(f"pushed {repo}@{commit.oid}\n{commit.pr_url or commit.commit_url}")
+    from .hub import push_to_hub
+
+    made = {"edits": options.pop("edits"), "pretrained": options.pop("pretrained")}
+    model = _folder(source)
+    if model and any(made.values()):
+        raise ValueError(f"{source} is a saved folder; --edits and --pretrained are for the name of a model")
+    commit = push_to_hub(model or create(source, **made), repo, commit_message=message, **options)
+    facts = {"repo": repo, "commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url}
+    return print_json(facts) if as_json else click.echo(f"{repo}@{commit.oid}\n{commit.pr_url or commit.commit_url}")
 
 
 @main.command("pull")
@@ -253,8 +319,10 @@ def push(
 @as_json
 def pull_command(repo: str, as_json: bool, **options: Any) -> None:
     """Download REPO, check it, and print the folder."""
-    folder = pull(repo, **options)
-    return print_json({"repo": repo, "folder": str(folder)}) if as_json else click.echo(folder)
+    from .hub import pull
+
+    folder = str(pull(repo, **options))
+    return print_json({"repo": repo, "folder": folder}) if as_json else click.echo(folder)
 
 
 @main.command("verify")
@@ -265,7 +333,9 @@ def pull_command(repo: str, as_json: bool, **options: Any) -> None:
 @click.pass_context
 def verify_command(ctx: click.Context, source: str, as_json: bool, **options: Any) -> None:
     """Check that SOURCE, a repo or a folder, computes what it did when it was saved."""
-    report = verify(source, **options)
+    from .hub import verify
+
+    report: Report = verify(_folder(source) or source, **options)
     if as_json:
         print_json({"same": report.same, **asdict(report)})
     else:
@@ -281,32 +351,48 @@ def hub() -> None:
 
 @hub.command()
 @click.argument("root", type=click.Path(file_okay=False))
-@click.option("--port", default=5000, show_default=True, help="0 takes a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines reach; needs --token.")
 @click.option("--token", "tokens", multiple=True, metavar="TOKEN=USER[:read]", help="Who may do what; may repeat.")
-def serve(root: str, port: int, host: str, allow_remote: bool, tokens: Sequence[str]) -> None:
-    """Serve the Hub that is kept in folder ROOT, until interrupted."""
-    click.echo(f"HF_ENDPOINT=http://{host}:{port} HF_HUB_DISABLE_XET=1 is what clients need", err=True)
-    serve_hub(root, host=host, port=port, allow_remote=allow_remote, tokens=dict(map(parse_token, tokens)))
+def serve(root: str, tokens: Sequence[str], **options: Any) -> None:
+    """Serve the Hub that is kept in folder ROOT, until interrupted; prints its endpoint."""
+    from .hub.local import parse_token
+    from .hub.local import serve as serve_hub
+
+    who = dict(map(parse_token, tokens))
+    click.echo(
+        f"Clients need HF_ENDPOINT, HF_HUB_DISABLE_XET=1{' and HF_TOKEN' * bool(who)}. Ctrl-C ends it.", err=True
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        serve_hub(root, tokens=who, **options)
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(command: Sequence[str]) -> None:
     """Run a script (script.py ARGS, or -m module ARGS) with our models registered."""
+    if command == ("-m",) or (command[0] != "-m" and not Path(command[0]).is_file()):
+        raise click.UsageError(f"no script {command[0]!r}; expected: run script.py ARGS, or run -m module ARGS")
+    from ._run import run_script
+
     run_script(list(command))
 
 
 @main.command()
-@click.option("--output", default="demo-out", show_default=True, type=click.Path(file_okay=False))
+@click.option(
+    "--output", default="demo-out", show_default=True, type=click.Path(file_okay=False), help="Folder to make."
+)
 @click.option("--repo", default=None, help="you/name on the real Hub, instead of a local one.")
-@click.option("--epochs", default=12, show_default=True, help="Epochs on the digits.")
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1), help="Epochs on the digits.")
 def demo(output: str, repo: str | None, epochs: int) -> None:
     """Show the main job end to end, in a few minutes: extend, train, share, verify."""
-    from .demo import run_demo
+    from .demo import DemoError, run_demo
 
-    run_demo(Path(output), repo=repo, epochs=epochs)
+    try:
+        run_demo(Path(output), repo=repo, epochs=epochs)
+    except DemoError as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

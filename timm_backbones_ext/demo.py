@@ -1,36 +1,44 @@
-"""The main job end to end: extend a backbone, train it on real digits, share it, and use it in another process."""
+"""The main job end to end: extend a backbone, train it on real digits, share it, and use it in another process.
 
+Needs the extra `demo`. Every number that is printed was measured in this run; `report.json` has them all.
+"""
+
+import importlib.util
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import click
 import timm
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from torch import Tensor, nn
 
 from . import testing
+from ._output import heading, progress, table
 from ._types import Model
+from .fingerprint import TOLERANCE
 from .hub import save
 from .hub.local import LocalHub
-from .viz import feature_maps, load_photo
+from .viz import feature_maps, load_photo, photo_maps
 
-__all__ = ["run_demo"]
+__all__ = ["DemoError", "run_demo"]
 
+MADE_BY = "timm-ext demo"
 REPORT = "report.json"
 SIDE = 32  # pixels that the 8x8 digits are scaled to
+EXTRA = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "starlette": "starlette", "uvicorn": "uvicorn"}
 USE = """\
-# A new process that knows nothing of timm-backbones-ext: the model comes through timm.
+# A new process, as a colleague's: the model comes through timm, and is verified after it was used.
 import json
 import sys
 
@@ -39,13 +47,23 @@ import torch
 from safetensors.torch import load_file
 
 repo, digits = sys.argv[1:]
-model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
 test = load_file(digits)
+model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
+backbone = timm.create_model(f"hf-hub:{repo}", pretrained=True, features_only=True).eval()
 with torch.inference_mode():
     right = (model(test["images"]).argmax(1) == test["labels"]).sum().item()
-    maps = timm.create_model(f"hf-hub:{repo}", pretrained=True, features_only=True).eval()(test["images"][:1])
-print(json.dumps({"right": right, "of": len(test["labels"]), "maps": [list(level.shape[1:]) for level in maps]}))
+    maps = [list(level.shape[1:]) for level in backbone(test["images"][:1])]
+
+import timm_backbones_ext as tbx
+
+report = tbx.verify(repo)
+verdict = {"same": report.same, "largest": report.largest, "said": str(report)}
+print(json.dumps({"right": right, "of": len(test["labels"]), "maps": maps, "verified": verdict}))
 """
+
+
+class DemoError(RuntimeError):
+    """A step of the demo did not do what it should."""
 
 
 def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict[str, Any]:
@@ -62,65 +80,78 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
     Raises:
         FileExistsError: The folder holds something else than an earlier demo.
         ImportError: The extra `demo` is not installed.
+        DemoError: A step failed, or what was pulled is not what was trained.
     """
+    _require_extra()
     _fresh(output)
-    console, started = Console(highlight=False), time.perf_counter()
+    started = time.perf_counter()
+    report: dict[str, Any] = {"made_by": MADE_BY, "machine": _machine()}
     steps = (
-        ("Five feature maps of a photo", lambda: _features(console, output)),
-        ("ext_resnet50_dcn starts as resnet50", lambda: _identity(console)),
-        ("A small ext model learns real digits", lambda: _train(console, output, epochs)),
-        ("Pushed, pulled in a new process, verified", lambda: _share(console, output, repo)),
+        ("Five feature maps of a photo", lambda: _features(output)),
+        ("ext_resnet50_dcn starts as resnet50", _identity),
+        ("A small ext model learns real digits", lambda: _train(output, epochs)),
+        ("Pushed; pulled and verified in a new process", lambda: _share(output, repo)),
     )
-    report: dict[str, Any] = {
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
-    }
     for number, (title, step) in enumerate(steps, 1):
-        console.rule(f"[bold]{number}/{len(steps)}  {title}", align="left")
+        heading(f"{number}/{len(steps)}  {title}")
         report |= step()
-    if report["digits"]["right"] != report["pulled"]["right"]:
-        raise RuntimeError(
-            f"the pulled model gets {report['pulled']['right']} right, the trained one {report['digits']['right']}"
-        )
+    _check(report)
     report["seconds"] = round(time.perf_counter() - started, 1)
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    console.rule(align="left")
-    console.print(f"done in {report['seconds']} s; everything is in {output}/")
+    heading(f"done in {report['seconds']:.0f} s: {output}/ has the picture, the saved model and {REPORT}")
     return report
 
 
+def _require_extra() -> None:
+    if missing := [package for module, package in EXTRA.items() if not importlib.util.find_spec(module)]:
+        raise ImportError(f'the demo needs {", ".join(missing)}: pip install "timm-backbones-ext[demo]"')
+
+
 def _fresh(output: Path) -> None:
-    if output.exists():
-        if not (output / REPORT).exists() and any(output.iterdir()):
+    """An empty folder with the mark of the demo; an earlier demo's is replaced, any other is left alone."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if not _is_marked(output):
             raise FileExistsError(f"{output} exists and no demo made it; choose another --output")
         shutil.rmtree(output)
-    output.mkdir(parents=True)
-    (output / REPORT).write_text("{}\n")  # marks the folder as ours from the start
+    output.mkdir(parents=True, exist_ok=True)
+    (output / REPORT).write_text(json.dumps({"made_by": MADE_BY}) + "\n")
 
 
-def _features(console: Console, output: Path) -> dict[str, Any]:
+def _is_marked(output: Path) -> bool:
+    try:
+        return not output.is_symlink() and json.loads((output / REPORT).read_text())["made_by"] == MADE_BY
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _machine() -> dict[str, Any]:
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+    return {"system": platform.system(), "machine": platform.machine(), "threads": torch.get_num_threads(), **versions}
+
+
+def _features(output: Path) -> dict[str, Any]:
     """Draw the maps of a photo that scikit-learn ships."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
-    photo, picture = output / "photo.png", output / "ext_resnet50-features.png"
-    Image.fromarray(load_sample_image("china.jpg")).save(photo)
-    model: Model = timm.create_model("ext_resnet50", features_only=True).eval()
-    with torch.inference_mode():
-        maps = model(load_photo(photo, model, 224))
-    strides = model.feature_info.reduction()
-    feature_maps(
-        maps, strides, photo, picture, title="ext_resnet50, random weights: no pretrained ones are fetched here"
-    )
-    shown = Table("level", "channels", "stride", "size")
-    for index, (level, stride) in enumerate(zip(maps, strides, strict=True)):
-        shown.add_row(str(index), str(level.shape[1]), str(stride), f"{level.shape[2]}x{level.shape[3]}")
-    console.print(shown)
-    console.print(f"picture: {picture} (random weights; `timm-ext features --pretrained` takes those of the Hub)")
-    return {"features": [list(level.shape[1:]) for level in maps]}
+    torch.manual_seed(0)
+    file, picture = output / "photo.png", output / "ext_resnet50-features.png"
+    Image.fromarray(load_sample_image("china.jpg")).save(file)
+    photo = load_photo(file)
+    maps = photo_maps(timm.create_model("ext_resnet50", features_only=True).eval(), photo)
+    feature_maps(maps, photo, picture, title="ext_resnet50 with random weights: nothing trained is shown here")
+    sizes = [(v.index, *v.values.shape, v.stride) for v in maps]
+    table(("level", "channels", "height", "width", "stride"), sizes)
+    click.echo(f"{picture}: random weights, as the demo downloads none; `timm-ext features --pretrained` does")
+    return {"features": [list(level.values.shape) for level in maps]}
 
 
-def _identity(console: Console) -> dict[str, Any]:
-    """Load the same weights into a base and into its deformable variant and compare what they compute."""
+def _identity() -> dict[str, Any]:
+    """Load the same weights into a base and into its deformable variant and compare what they compute.
+
+    Norm weights and statistics are random as well: a zero last norm of each block would hide what a branch does.
+    """
+    torch.manual_seed(0)
     base = testing.calibrate(timm.create_model("resnet50")).eval()
     weights = {"state_dict": {key: value.clone() for key, value in base.state_dict().items()}}
     variant = timm.create_model("ext_resnet50_dcn", pretrained=True, pretrained_cfg_overlay=weights).eval()
@@ -132,13 +163,10 @@ def _identity(console: Console) -> dict[str, Any]:
         name: ((got - expected).abs().max() / expected.abs().max()).item()
         for name, (got, expected) in zip(names, pairs, strict=True)
     }
-    shown = Table("output", "largest difference, relative")
-    for name, difference in differences.items():
-        shown.add_row(name, f"{difference:.1e}")
     new = sum(p.numel() for p in variant.parameters()) - sum(p.numel() for p in base.parameters())
-    console.print(shown)
-    console.print(f"{new / 1e6:.2f}M new parameters, and the same function (float32; the weights are random)")
-    return {"identity": differences}
+    table(("output", "largest relative difference"), [(name, f"{value:.1e}") for name, value in differences.items()])
+    click.echo(f"{new / 1e6:.2f}M parameters were added; both have the same random weights, in float32")
+    return {"identity": differences, "new_parameters": new}
 
 
 def _digits() -> dict[str, tuple[Tensor, Tensor]]:
@@ -154,27 +182,22 @@ def _digits() -> dict[str, tuple[Tensor, Tensor]]:
     return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
 
 
-def _train(console: Console, output: Path, epochs: int) -> dict[str, Any]:
-    """Train ext_resnet18 with deformable convs in its last stage; save it, and the test digits beside it."""
-    from safetensors.torch import save_file
-
+def _train(output: Path, epochs: int) -> dict[str, Any]:
+    """Train ext_resnet18 with deformable convs in its last stage, and save it."""
     torch.manual_seed(0)
     model = timm.create_model("ext_resnet18", edits="dcn(stages=[4])", in_chans=1, num_classes=10)
     digits, started = _digits(), time.perf_counter()
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("training", total=epochs)
+    with progress(epochs, "epoch") as advance:
         for loss in _epochs(model, *digits["train"], epochs):
-            progress.update(task, advance=1, description=f"loss {loss:.3f}")
-    seconds = time.perf_counter() - started
+            advance(f"loss {loss:.3f}")
+    seconds = round(time.perf_counter() - started, 1)
     images, labels = digits["test"]
     with torch.inference_mode():
         right = (model.eval()(images).argmax(1) == labels).sum().item()
-    save_file({"images": images.contiguous(), "labels": labels}, output / "digits.safetensors")
-    save(
-        model, output / "model", label_names=[str(digit) for digit in range(10)], card={"datasets": ["sklearn-digits"]}
-    )
-    console.print(f"test accuracy {right / len(labels):.1%} ({right} of {len(labels)}) after {seconds:.0f} s")
-    return {"digits": {"right": right, "of": len(labels), "epochs": epochs, "seconds": round(seconds, 1)}}
+    save(model, output / "model", label_names=[str(i) for i in range(10)], card={"datasets": ["sklearn-digits"]})
+    size = sum(file.stat().st_size for file in (output / "model").iterdir())
+    click.echo(f"test accuracy {right / len(labels):.1%} ({right} of {len(labels)}) after {seconds:.0f} s")
+    return {"digits": {"right": right, "of": len(labels), "epochs": epochs, "seconds": seconds, "bytes": size}}
 
 
 def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: int = 64) -> Iterator[float]:
@@ -195,32 +218,58 @@ def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: in
         yield sum(losses) / len(losses)
 
 
-def _share(console: Console, output: Path, repo: str | None) -> dict[str, Any]:
-    """Push the saved folder; use and verify it in processes of their own, as a colleague would."""
-    script = output / "use.py"
-    script.write_text(USE)
+def _share(output: Path, repo: str | None) -> dict[str, Any]:
+    """Push the saved folder from one process, use and verify it in another; both see only the Hub's address."""
+    from safetensors.torch import save_file
+
+    images, labels = _digits()["test"]
+    cli = [sys.executable, "-m", f"{__package__}.cli"]
+    python = [sys.executable] if _is_discovered() else [*cli, "run"]
     with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timm-ext-demo-")))
+        (scratch / "use.py").write_text(USE)
+        save_file({"images": images.contiguous(), "labels": labels}, scratch / "digits.safetensors")
         env = dict(os.environ)
         if repo is None:
-            repo = "demo/ext_resnet18-digits"
-            hub = stack.enter_context(LocalHub(output / "hub"))
+            hub = stack.enter_context(LocalHub(scratch / "hub"))
             env |= hub.env
-            console.print(f"a Hub on this machine: {hub.endpoint}")
-        cli = [sys.executable, "-m", "timm_backbones_ext.cli"]
-        pushed = json.loads(_run([*cli, "push", str(output / "model"), repo, "--json"], env))
-        console.print(f"pushed {repo}@{pushed['commit'][:8]}")
-        used = json.loads(_run([sys.executable, str(script), repo, str(output / "digits.safetensors")], env))
-        console.print(
-            f"timm.create_model('hf-hub:{repo}') in a new process: {used['right'] / used['of']:.1%} of the test digits"
-        )
-        verified = json.loads(_run([*cli, "verify", repo, "--json"], env))
-        console.print(f"verified: same function, largest relative difference {verified['largest']:.1e}")
-    return {"pulled": used, "commit": pushed["commit"], "verified": verified["same"]}
+            click.echo(f"a Hub on this machine: {hub.endpoint}")
+        name = repo or "demo/ext_resnet18-digits"
+        pushed = json.loads(_output_of([*cli, "push", str(output / "model"), name, "--json"], env))
+        click.echo(f"pushed {name}@{pushed['commit'][:8]}")
+        use = [*python, str(scratch / "use.py"), name, str(scratch / "digits.safetensors")]
+        pulled = json.loads(_output_of(use, env))
+    verified = pulled.pop("verified")
+    click.echo(f"timm.create_model('hf-hub:{name}', pretrained=True) in a new process:")
+    click.echo(f"test accuracy {pulled['right'] / pulled['of']:.1%} ({pulled['right']} of {pulled['of']})")
+    click.echo(f"verified there: {verified['said']}")
+    facts = {"repo": name, "commit": pushed["commit"], "discovered": len(python) == 1}
+    return {"pulled": pulled, "verified": verified["same"], "largest": verified["largest"], **facts}
 
 
-def _run(command: list[str], env: dict[str, str]) -> str:
-    """Standard output of a command; what it says on standard error if it fails."""
-    done = subprocess.run(command, env=env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}, capture_output=True, text=True)
+def _is_discovered() -> bool:
+    """Whether a plain `python` finds our models without an import; from a bare checkout `timm-ext run` has to help."""
+    switched_off = os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() in ("0", "false", "off", "no")
+    return not switched_off and bool(entry_points(group="torch.backends", name="timm_backbones_ext"))
+
+
+def _output_of(command: list[str], env: dict[str, str]) -> str:
+    """Standard output of a command, without its last newline.
+
+    Raises:
+        DemoError: It failed; the message has the last of what it said.
+    """
+    env = env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command[:4])} ... failed with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout
+        raise DemoError(f"{Path(command[-3]).name} failed with {done.returncode}: {done.stderr.strip()[-500:]}")
+    return done.stdout.strip()
+
+
+def _check(report: dict[str, Any]) -> None:
+    """Fail if the promises of the demo were not kept."""
+    trained, pulled = report["digits"]["right"], report["pulled"]["right"]
+    if not max(report["identity"].values()) <= TOLERANCE:
+        raise DemoError(f"ext_resnet50_dcn differs from its base by more than {TOLERANCE:.0e}: {report['identity']}")
+    if trained != pulled or not report["verified"]:
+        raise DemoError(f"the pulled model gets {pulled} digits right, the trained one {trained}; see {REPORT}")

@@ -118,7 +118,8 @@ class LocalHub:
         """Environment of a client: set it before huggingface_hub is imported, in a process of its own."""
         home = str(Path(self._scratch.name, "home"))
         token = next(iter(self.tokens), "local")
-        return {"HF_ENDPOINT": self.endpoint, "HF_HOME": home, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+        client = {"HF_ENDPOINT": self.endpoint, "HF_HOME": home, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+        return {**client, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     @property
     def store(self) -> Store:
