@@ -141,6 +141,14 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_to_is_named(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OSError, match=r"cannot write to .*; choose another folder"):
+        tbx.save(timm.create_model("ext_resnet18"), tmp_path / place)
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
 def test_a_folder_without_a_fingerprint_cannot_be_verified(tmp_path: Path) -> None:
     tbx.save(timm.create_model("ext_resnet18"), tmp_path)
     (tmp_path / "fingerprint.safetensors").unlink()

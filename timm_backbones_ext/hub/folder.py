@@ -88,6 +88,7 @@ def save(
     Raises:
         ValueError: The model cannot be created anew from names, or the labels are not one per class.
         FileExistsError: The folder holds a saved model and `overwrite` is false.
+        OSError: The folder cannot be written to.
     """
     folder, full = Path(folder), unwrap(model)
     if label_names is not None and len(label_names) != full.num_classes:
@@ -149,9 +150,13 @@ def _normalisation(model: Model) -> dict[str, Any]:
 def _all_or_nothing(folder: Path) -> Generator[Path]:
     """A draft folder whose files move to `folder` once they are all written."""
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".draft-") as draft:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".draft-")
+    except OSError as error:
+        raise type(error)(f"cannot write to {folder} ({error.strerror}); choose another folder") from error
+    try:
+        with scratch as draft:
             yield Path(draft)
             for file in sorted(Path(draft).iterdir()):
                 os.replace(file, folder / file.name)
