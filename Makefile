@@ -22,10 +22,10 @@ $(READY): uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
 setup: $(READY) ## make .venv with the locked versions
 
 test: $(READY) ## our own tests
-	$(PYTEST) -n 2 --dist worksteal
+	$(PYTEST) -n 2 --dist loadgroup
 
 test-fast: $(READY) ## our own tests without those that need tens of seconds
-	$(PYTEST) -n 2 --dist worksteal -m "not slow"
+	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
 
 test-timm: $(READY) ## timm's own test-suite for every ext_ name
 	$(BIN)/python tests/timm_suite.py
@@ -33,7 +33,7 @@ test-timm: $(READY) ## timm's own test-suite for every ext_ name
 test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest versions that pyproject.toml allows
 	$(UV) venv --quiet --allow-existing .venv-lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group test -e .
-	.venv-lowest/bin/python -m pytest -n 2 -m "not slow" -W default
+	.venv-lowest/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" -W default
 
 demo: $(READY) ## the main job end to end, into demo-out/
 	$(BIN)/timm-ext demo
