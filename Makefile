@@ -5,6 +5,8 @@ UV := $(shell command -v uv || echo .venv-uv/bin/uv)
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+TOGETHER := -n 2 --dist worksteal tests
+EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
 .PHONY: help setup test test-fast test-timm test-lowest demo lint fix wheel docs bench check clean
 
@@ -22,10 +24,12 @@ $(READY): uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
 setup: $(READY) ## make .venv with the locked versions
 
 test: $(READY) ## our own tests
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) $(TOGETHER)
+	$(PYTEST) $(EXAMPLES)
 
 test-fast: $(READY) ## our own tests without those that need tens of seconds
-	$(PYTEST) -n 2 --dist loadgroup -m "not slow"
+	$(PYTEST) $(TOGETHER) -m "not slow"
+	$(PYTEST) $(EXAMPLES)
 
 test-timm: $(READY) ## timm's own test-suite for every ext_ name
 	$(BIN)/python tests/timm_suite.py
@@ -33,7 +37,8 @@ test-timm: $(READY) ## timm's own test-suite for every ext_ name
 test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest versions that pyproject.toml allows
 	$(UV) venv --quiet --allow-existing .venv-lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group test -e .
-	.venv-lowest/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" -W default
+	.venv-lowest/bin/python -m pytest $(TOGETHER) -m "not slow" -W default
+	.venv-lowest/bin/python -m pytest $(EXAMPLES) -W default
 
 demo: $(READY) ## the main job end to end, into demo-out/
 	$(BIN)/timm-ext demo

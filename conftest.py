@@ -22,7 +22,6 @@ os.environ.update(
 import pytest
 import torch
 from sybil import Sybil
-from sybil.integration.pytest import SybilItem
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from timm_backbones_ext.hub.local import LocalHub
@@ -38,12 +37,6 @@ def local_hub() -> Iterator[LocalHub]:
     """A Hub on this machine, where every client of the test process goes."""
     with LocalHub(port=PORT) as hub:
         yield hub
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the examples of one document in one process: later ones use what earlier ones defined."""
-    if isinstance(item, SybilItem):
-        item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 pytest_collect_file = Sybil(
