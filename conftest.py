@@ -26,6 +26,9 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 from timm_backbones_ext.hub.local import LocalHub
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # two workers with two threads each wait for each other
+
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:

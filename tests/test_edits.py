@@ -27,7 +27,7 @@ def test_several_edits_are_read_from_one_text_or_from_a_list() -> None:
     ("text", "message"),
     [
         ("dnc", "did you mean 'dcn'"),
-        ("whatever", "Known edits: dcn"),
+        ("whatever", "Known edits: cbam, dcn"),
         ("dcn(stage=3)", "Arguments of 'dcn': stages"),
         ("dcn(stages=[7])", "some of"),
         ("dcn(stages=())", "some of"),
@@ -44,7 +44,7 @@ def test_text_that_is_no_edit_is_a_clear_error(text: str, message: str) -> None:
 
 
 def test_an_edit_of_another_family_names_those_that_fit() -> None:
-    with pytest.raises(ValueError, match=r"'dcn' is for resnet, not convnext; there is: in_chans"):
+    with pytest.raises(ValueError, match=r"'dcn' is for resnet, not convnext; there is: dilated_reparam"):
         tbx.edit(timm.create_model("convnext_atto"), "dcn")
 
 

@@ -3,7 +3,7 @@
 from . import models
 from ._version import __version__
 from .describe import describe
-from .edits import EDITS, Edit, edit, edit_class, list_edits, parse
+from .edits import EDITS, Edit, edit, edit_class, list_edits, merge, parse
 from .fingerprint import Fingerprint, Report, compare, fingerprint
 from .hub import HubError, pull, push_to_hub, save, verify
 from .registry import VARIANTS, Variant, register_variant
@@ -25,6 +25,7 @@ __all__ = [
     "edit_class",
     "fingerprint",
     "list_edits",
+    "merge",
     "models",
     "parse",
     "pull",

@@ -7,6 +7,7 @@ Each check raises AssertionError with what was expected and what came.
 """
 
 import copy
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,26 +18,30 @@ import torch
 from torch import Tensor, nn
 
 from ._types import Model
-from .edits import Edit, edit, parse
-from .fingerprint import compare, unwrap
-from .hub.folder import FILES, check_folder, save
-from .registry import BUILT_IN
+from .edits import Edit, edit, merge, parse
+from .hub.folder import FILES, check_folder, identify, save
 from .weights import WeightsError
 
 __all__ = [
     "BASES",
+    "base_for",
     "calibrate",
     "check_edit",
     "check_gradients",
     "check_identity",
+    "check_merging",
     "check_pretrained",
     "check_saving",
+    "create",
     "image",
+    "largest",
     "outputs",
 ]
 
 BASES = {"resnet": "resnet18", "convnext": "convnext_atto", "efficientnet": "efficientnet_b0", "vgg": "vgg11_bn"}
 """The smallest member of each family."""
+SLIM: dict[str, dict[str, Any]] = {"vgg11_bn": {"mlp_ratio": 1 / 64}}
+"""Arguments that make it smaller still: nine tenths of a VGG are the first layer of its classifier."""
 
 
 def check_edit(item: str | Edit) -> None:
@@ -47,12 +52,17 @@ def check_edit(item: str | Edit) -> None:
     """
     (item,) = parse(item)
     for family in item.families:
-        base = BASES[family]
+        base = base_for(family, item)
         check_identity(base, item)
         check_gradients(base, item)
-        if f"ext_{base}" in BUILT_IN:
-            check_pretrained(f"ext_{base}", item)
-            check_saving(f"ext_{base}", item)
+        check_merging(base, item)
+        check_pretrained(base, item)
+        check_saving(base, item)
+
+
+def base_for(family: str, item: Edit) -> str:
+    """The smallest timm architecture of a family that an edit can be tried on."""
+    return item.tried_on.get(family, BASES[family])
 
 
 def calibrate(model: Model, seed: int = 0) -> Model:
@@ -67,6 +77,9 @@ def calibrate(model: Model, seed: int = 0) -> Model:
             if getattr(norm, "weight", None) is not None:
                 norm.weight.copy_(0.5 + torch.rand(norm.weight.shape, generator=generator))
                 norm.bias.copy_(torch.rand(norm.bias.shape, generator=generator) - 0.5)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".gamma"):  # LayerScale
+                parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
         training = model.training
         momenta = {norm: norm.momentum for norm in norms if hasattr(norm, "momentum")}
         for norm in momenta:
@@ -90,9 +103,14 @@ def outputs(model: Model, x: Tensor) -> list[Tensor]:
     return [*maps, model.forward_head(last)]
 
 
+def create(name: str, **kwargs: Any) -> Model:
+    """A model for a test, slim where nobody looks."""
+    return timm.create_model(name, **SLIM.get(name.removeprefix("ext_"), {}), **kwargs)
+
+
 def _pairs(base: str, item: Edit, dtype: torch.dtype, **kwargs: Any) -> tuple[Model, Model]:
     torch.manual_seed(0)
-    plain = calibrate(timm.create_model(base, **kwargs)).to(dtype).eval()
+    plain = calibrate(create(base, **kwargs)).to(dtype).eval()
     return plain, edit(copy.deepcopy(plain), item).eval()
 
 
@@ -102,59 +120,125 @@ def check_identity(base: str, item: str | Edit) -> None:
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         plain, edited = _pairs(base, item, dtype, num_classes=10)
         for training in (False, True) if item.exact == "eval+train" else (False,):
-            for size in ((64, 64), (75, 50)):
+            for size in ((64, 64), (75, 50)) if item.multiple == 1 else ((64, 64), (32, 96)):
                 x = image(edited, *size, batch=2)
                 expected = outputs(plain.train(training), x[:, : plain.in_chans])
-                for level, (got, wanted) in enumerate(zip(outputs(edited.train(training), x), expected, strict=True)):
-                    error = ((got - wanted).abs().max() / wanted.abs().max()).item()
-                    if not error <= tolerance:
-                        mode = "train" if training else "eval"
-                        raise AssertionError(
-                            f"{item} on {base}, {dtype}, {mode} mode, {size} px, output {level}: "
-                            f"relative difference {error:.1e} exceeds {tolerance:.0e}"
-                        )
+                error = largest(outputs(edited.train(training), x), expected, sampling=item.sampling)
+                if not error <= tolerance:
+                    mode = "train" if training else "eval"
+                    raise AssertionError(
+                        f"{item} on {base}, {dtype}, {mode} mode, {size} px: "
+                        f"relative difference {error:.1e} exceeds {tolerance:.0e}"
+                    )
+
+
+def largest(got: list[Tensor], expected: list[Tensor], *, sampling: bool = False) -> float:
+    """Largest relative difference of two lists of outputs; with `sampling`, of maps at the positions of `expected`."""
+    if sampling:
+        steps = [level.shape[-1] // wanted.shape[-1] for level, wanted in zip(got[:-1], expected, strict=False)]
+        got = [level[..., ::step, ::step] for level, step in zip(got, steps, strict=False)]
+    pairs = zip(got, expected, strict=not sampling)
+    return max(((level - wanted).abs().max() / wanted.abs().max()).item() for level, wanted in pairs)
 
 
 def check_gradients(base: str, item: str | Edit) -> None:
     """Every new parameter gets a gradient within three SGD steps; those of step 0 are finite and below 1e3."""
     (item,) = parse(item)
     plain, edited = _pairs(base, item, torch.float32, num_classes=10)
-    new = {name: p for name, p in edited.named_parameters() if name not in dict(plain.named_parameters())}
-    optimizer = torch.optim.SGD(edited.train().parameters(), lr=1e-2)
-    x, target = image(edited, 64, 64, batch=4), torch.arange(4)
+    first: dict[str, float] = {}
     alive: set[str] = set()
-    for step in range(3):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(edited(x), target).backward()
-        norms = {name: p.grad.norm().item() if p.grad is not None else 0.0 for name, p in new.items()}
-        if step == 0 and (wild := {name: norm for name, norm in norms.items() if not norm < 1e3}):
-            raise AssertionError(f"{item} on {base}: gradient norms at step 0 of 1e3 or more: {wild}")
+    for norms in _train(edited, _new_elements(plain, edited)):
+        first = first or norms
         alive |= {name for name, norm in norms.items() if norm > 0}
-        optimizer.step()
-    if dead := sorted(new.keys() - alive):
+    if wild := {name: norm for name, norm in first.items() if not norm < 1e3}:
+        raise AssertionError(f"{item} on {base}: gradient norms at step 0 of 1e3 or more: {wild}")
+    if dead := sorted(first.keys() - alive):
         raise AssertionError(f"{item} on {base}: no gradient in three steps for {', '.join(dead)}")
 
 
-def check_pretrained(name: str, item: str | Edit) -> None:
+def _new_elements(plain: Model, edited: Model) -> dict[str, Tensor]:
+    """Masks of what an edit added: whole parameters, and the zeros around those that it made larger."""
+    old = dict(plain.named_parameters())
+    masks = {}
+    for name, parameter in edited.named_parameters():
+        if name not in old:
+            masks[name] = torch.ones_like(parameter, dtype=torch.bool)
+        elif parameter.shape != old[name].shape:
+            masks[name] = parameter.detach() == 0
+    return masks
+
+
+def _train(model: Model, masks: dict[str, Tensor], steps: int = 3) -> Iterator[dict[str, float]]:
+    """Take SGD steps; the gradient norms of the masked elements at each."""
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-2)
+    grown = any(not mask.all() for mask in masks.values())
+    side = 160 if grown else 64  # pixels; the last maps are to be so large that the rim of a grown kernel sees them
+    x, target = image(model, side, side, batch=4), torch.arange(4)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), target).backward()
+        gradients = {name: model.get_parameter(name).grad for name in masks}
+        yield {name: 0.0 if g is None else g[masks[name]].norm().item() for name, g in gradients.items()}
+        optimizer.step()
+
+
+def check_merging(base: str, item: str | Edit) -> None:
+    """After training, merging an edit that can be merged gives the base's modules and keys, and the same outputs."""
+    (item,) = parse(item)
+    if not item.merges():
+        return
+    plain, edited = _pairs(base, item, torch.float64, num_classes=10)
+    list(_train(edited, {}))
+    x = image(edited.eval(), 75, 50, batch=2)
+    expected = outputs(edited, x)
+    merged = merge(copy.deepcopy(edited))
+    if str(merged) != str(plain) or merged.state_dict().keys() != plain.state_dict().keys() or merged.edits:
+        raise AssertionError(f"{item} on {base}: the merged model has other modules or keys than the base")
+    if not (error := largest(outputs(merged, x), expected)) <= 1e-9:
+        raise AssertionError(f"{item} on {base}: merging changes outputs by {error:.1e}, relative")
+    if not largest(outputs(merged, x), outputs(plain.eval(), x)) > 1e-6:
+        raise AssertionError(f"{item} on {base}: nothing was learned, so that merging was not tried")
+
+
+def check_pretrained(base: str, item: str | Edit) -> None:
     """Base weights load bit-identical beside the identity; a missing, unknown or misshaped key is an error."""
-    weights = calibrate(timm.create_model(name)).state_dict()
+    (item,) = parse(item)
+    weights = calibrate(create(base)).state_dict()
+    name, extra = _named(base, item)
 
     def load(state_dict: dict[str, Tensor], **kwargs: Any) -> Model:
         source = {"state_dict": {key: value.clone() for key, value in state_dict.items()}}
-        return timm.create_model(name, pretrained=True, edits=[item], pretrained_cfg_overlay=source, **kwargs)
+        torch.manual_seed(0)  # so that new tensors are the same each time
+        return create(name, pretrained=True, edits=extra, pretrained_cfg_overlay=source, **kwargs)
 
-    fresh = edit(timm.create_model(name), item).state_dict()
-    for key, value in load(weights).state_dict().items():
-        if key in weights and weights[key].shape == value.shape:
-            _same(f"{name} with {item}: {key}", value, weights[key])
-        elif key not in weights:
-            _same(f"{name} with {item}: new tensor {key}", value, fresh[key])
+    zeros = {key: torch.zeros_like(value) for key, value in weights.items()}
+    fresh, loaded = load(zeros).state_dict(), load(weights).state_dict()
+    for key, value in loaded.items():
+        if key not in weights:
+            _require(torch.equal(value, fresh[key]), f"{name} with {item}: {key}, new, depends on the base's weights")
+        elif weights[key].shape == value.shape:
+            _require(torch.equal(value, weights[key]), f"{name} with {item}: {key} should be bit-identical")
+        else:
+            _require(_surrounded(value, weights[key]), f"{name} with {item}: {key} should be the base's in zeros")
     for wrong, kwargs in _spoilt(weights):
         try:
             load(wrong, **kwargs)
         except WeightsError:
             continue
         raise AssertionError(f"{name} with {item} loaded a checkpoint with a missing, unknown or misshaped key")
+
+
+def _named(base: str, item: Edit) -> tuple[str, list[Edit]]:
+    """A registered name for the base, and the edit unless the name has it."""
+    identity = identify(edit(create(base), item))
+    return identity.architecture, list(parse(identity.extra))
+
+
+def _surrounded(value: Tensor, old: Tensor) -> bool:
+    """Whether a tensor is an older, smaller one with zeros around it."""
+    spare = [range(new - size + 1) for new, size in zip(value.shape, old.shape, strict=True)]
+    windows = (tuple(slice(o, o + n) for o, n in zip(at, old.shape, strict=True)) for at in itertools.product(*spare))
+    return int(value.count_nonzero()) == int(old.count_nonzero()) and any(torch.equal(value[w], old) for w in windows)
 
 
 def _spoilt(weights: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
@@ -167,28 +251,27 @@ def _spoilt(weights: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], dic
         yield {**weights, first: weights[first][..., :-1]}, kwargs
 
 
-def _same(what: str, got: Tensor, expected: Tensor) -> None:
-    if not torch.equal(got, expected):
-        raise AssertionError(f"{what} differs by {(got - expected).abs().max().item():.1e}; it should be bit-identical")
+def _require(fact: bool, otherwise: str) -> None:
+    if not fact:
+        raise AssertionError(otherwise)
 
 
-def check_saving(name: str, item: str | Edit) -> None:
+def check_saving(base: str, item: str | Edit) -> None:
     """Save, load and save gives the same bytes, a verified model with its edits, and the live model's features."""
-    model = calibrate(timm.create_model(name, edits=[item], num_classes=10)).eval()
+    (item,) = parse(item)
+    model = edit(calibrate(create(base, num_classes=10)), item).eval()
     with tempfile.TemporaryDirectory() as scratch:
         first, second = Path(scratch, "first"), Path(scratch, "second")
         save(model, first)
-        if not (report := check_folder(first)).same:
-            raise AssertionError(f"{name} with {item}: what was saved is not what was there: {report}")
+        report = check_folder(first)
+        _require(report.same, f"{base} with {item}: what was saved is not what was there: {report}")
         again = timm.create_model(f"local-dir:{first}", pretrained=True).eval()
         save(again, second)
         for file in FILES:
-            if (first / file).read_bytes() != (second / file).read_bytes():
-                raise AssertionError(f"{name} with {item}: {file} changes when the model is loaded and saved again")
-        features = timm.create_model(f"local-dir:{first}", pretrained=True, features_only=True)
-        if not (
-            report := compare(unwrap(features), timm.create_model(f"local-dir:{first}", pretrained=True, num_classes=0))
-        ).same:
-            raise AssertionError(f"{name} with {item}: the features of the saved model are not its own: {report}")
-        if again.edits != model.edits:
-            raise AssertionError(f"{name}: edits {model.edits} came back as {again.edits}")
+            same = (first / file).read_bytes() == (second / file).read_bytes()
+            _require(same, f"{base} with {item}: {file} changes when the model is loaded and saved again")
+        features = timm.create_model(f"local-dir:{first}", pretrained=True, features_only=True).eval()
+        x = image(model, 64, 64)
+        error = largest(list(features(x)), outputs(model, x)[:-1])
+        _require(error <= 1e-5, f"{base} with {item}: features of the saved model differ by {error:.1e}, relative")
+        _require(again.edits == model.edits, f"{base}: edits {model.edits} came back as {again.edits}")

@@ -7,6 +7,7 @@ checkpoint is the same act as editing a live model, and no edit needs a conversi
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from ._types import Model
 from .edits import Edit, edit
+from .edits.output_stride import mend
 
 __all__ = ["Recipe", "WeightsError", "write_safetensors"]
 
@@ -39,7 +41,7 @@ class Recipe:
     def __call__(self, **kwargs: Any) -> Model:
         """Make the model; `kwargs` are those of timm's entry function."""
         self.kwargs = kwargs
-        return edit(self.entry(pretrained=False, **kwargs), *self.edits)
+        return edit(mend(self.entry(pretrained=False, **kwargs)), *self.edits)
 
     def fit(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         """The checkpoint in the format of `model`: base tensors bit-identical, tensors of missing edits the identity.
@@ -48,6 +50,9 @@ class Recipe:
             WeightsError: Keys are missing, unknown or misshaped; the message names them.
         """
         cfg = model.pretrained_cfg
+        state_dict = self._as_timm_names_them(state_dict, model)
+        if cfg.get("tag") == "fcmae":  # ConvNeXt V2's autoencoders are published without the norm of the head
+            state_dict = {**{k: v for k, v in model.state_dict().items() if k.startswith("head.")}, **state_dict}
         classifier = cfg.get("classifier") or ()
         heads = tuple(f"{name}." for name in ([classifier] if isinstance(classifier, str) else classifier))
         if self.headless or model.num_classes != cfg.get("num_classes"):
@@ -64,6 +69,14 @@ class Recipe:
             problems.append(problem)
         name = cfg.get("architecture", type(model).__name__)
         raise WeightsError(f"these weights do not fit {name}, nothing was loaded: {min(problems, key=len)}")
+
+    def _as_timm_names_them(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+        """The checkpoint after the base's own conversion, for weights published under other names."""
+        module = vars(sys.modules[self.entry.__module__])
+        convert = module.get("checkpoint_filter_fn") or module.get("_filter_fn")
+        if convert is None:
+            return state_dict
+        return convert(state_dict, model) if convert.__code__.co_argcount > 1 else convert(state_dict)
 
     def _empty(self, edits: tuple[Edit, ...], **source: Any) -> Model:
         with torch.device("meta"):

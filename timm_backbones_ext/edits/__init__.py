@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 from .._types import Model
-from .families import FAMILIES, family_of
+from .families import FAMILIES, family_of, initialise
 
-__all__ = ["EDITS", "Edit", "edit", "edit_class", "list_edits", "parse"]
+__all__ = ["EDITS", "Edit", "edit", "edit_class", "list_edits", "merge", "parse"]
 
 EDITS: dict[str, type["Edit"]] = {}
 EXACTNESS = ("eval", "eval+train")
@@ -33,6 +33,13 @@ class Edit:
     evidence: ClassVar[str]
     example: ClassVar[str]
     """The edit in its simplest form; the name alone, unless an argument is required."""
+    multiple: ClassVar[int] = 1
+    """Sides of images, in pixels, have to be multiples of this for the edited model to equal its base."""
+    sampling: ClassVar[bool] = False
+    """The edited model gives maps of a smaller stride, which hold the base's values at the base's positions."""
+
+    tried_on: ClassVar[dict[str, str]] = {}
+    """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
 
     def apply(self, model: Model) -> None:
         """Replace modules of `model` so that it computes what it computed before.
@@ -49,6 +56,21 @@ class Edit:
         for module in model.modules():
             if hasattr(module, "reset_identity"):
                 module.reset_identity()
+
+    def merge(self, model: Model) -> None:
+        """Fold the new tensors into those of the base, so that they and their cost are gone; exact in eval mode.
+
+        Tensors are replaced, never written to.
+
+        Raises:
+            ValueError: This edit has no such form.
+        """
+        raise ValueError(f"edit {self.name!r} cannot be merged; it goes on costing what it costs")
+
+    @classmethod
+    def merges(cls) -> bool:
+        """Whether `merge` can fold this edit into the base."""
+        return cls.merge is not Edit.merge
 
     def __str__(self) -> str:
         """The edit as it is written: its name, with the arguments that differ from the defaults."""
@@ -147,31 +169,53 @@ def edit(model: Model, *edits: "str | Edit") -> Model:
         if family not in item.families:
             known = ", ".join(sorted(name for name, cls in EDITS.items() if family in cls.families))
             raise ValueError(f"edit {item.name!r} is for {', '.join(item.families)}, not {family}; there is: {known}")
-    rehearsal = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-    for target in (rehearsal, model):  # an edit that cannot be applied fails on the rehearsal
-        for item in parsed:
-            item.apply(target)
+    _rehearsed(model, [item.apply for item in parsed])
     model.edits = (*getattr(model, "edits", ()), *map(str, parsed))
-    if hasattr(type(model), "init_weights"):
-        model.init_weights = IdentityInit(model)
+    model.init_weights = IdentityInit(model)
     return model
+
+
+def merge(model: Model, *names: str) -> Model:
+    """Fold edits of a model into the tensors of its base, in place; in eval mode it goes on computing what it computed.
+
+    Args:
+        model: An edited model.
+        names: Names of edits, such as "rep"; all that can be merged by default.
+
+    Returns:
+        The same model, with `model.edits` without those merged.
+
+    Raises:
+        ValueError: The model has no such edit, or it cannot be merged; the model is then unchanged.
+    """
+    applied = parse(getattr(model, "edits", ()))
+    if missing := [name for name in names if name not in {item.name for item in applied}]:
+        raise ValueError(f"the model has no edit {missing[0]!r}; it has: {', '.join(map(str, applied)) or 'none'}")
+    chosen = [item for item in applied if (item.name in names if names else item.merges())]
+    _rehearsed(model, [item.merge for item in chosen])
+    model.edits = tuple(str(item) for item in applied if item not in chosen)
+    return model
+
+
+def _rehearsed(model: Model, steps: "list[Callable[[Model], None]]") -> None:
+    """Take steps on a twin that shares all tensors, then on the model: one that cannot be taken fails on the twin."""
+    twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    for target in (twin, model) if steps else ():
+        for step in steps:
+            step(target)
 
 
 class IdentityInit:
     """`model.init_weights()` of an edited model: initialise everything afresh, then set every edit to the identity.
 
-    It stands in for the method of timm's class, which knows convs and norms but not that a new one must start as the
-    identity. Every module's `reset_parameters` runs first, so a model that comes from `to_empty()` is complete too.
+    timm's initialisation knows convs and norms but not that a new one must start as the identity.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
-        for module in self.model.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
-        type(self.model).init_weights(self.model, *args, **kwargs)
+        initialise(self.model, *args, **kwargs)
         for item in parse(self.model.edits):
             item.reset_identity(self.model)
 

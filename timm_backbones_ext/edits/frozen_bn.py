@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..layers import FROZEN
+from ..layers import FROZEN, Added
 from . import Edit, edit_class
 
 __all__ = ["FrozenBn"]
@@ -17,11 +17,15 @@ __all__ = ["FrozenBn"]
 )
 @dataclass(frozen=True)
 class FrozenBn(Edit):
-    """Every batch norm frozen, torch's and timm's; the keys stay, parameters become buffers."""
+    """Every batch norm of the base frozen, torch's and timm's; the keys stay, parameters become buffers.
+
+    Norms that edits added go on learning: frozen at zero, a branch would be dead.
+    """
 
     def apply(self, model: nn.Module) -> None:
         """Replace all batch norms."""
-        norms = [(name, module) for name, module in model.named_modules() if type(module) in FROZEN]
+        added = {norm for module in model.modules() if isinstance(module, Added) for norm in module.modules()}
+        norms = [(name, norm) for name, norm in model.named_modules() if type(norm) in FROZEN and norm not in added]
         if not norms:
             raise ValueError(f"frozen_bn: {type(model).__name__} has no batch norm (left) that trains")
         for name, norm in norms:

@@ -1,12 +1,10 @@
 """More input channels that change nothing until they are trained."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import ClassVar
 
 from .._types import Model
+from ..layers import ExtendedConv2d
 from . import Edit, edit_class
 from .families import FAMILIES, first_conv
 
@@ -35,27 +33,7 @@ class InChans(Edit):
             raise ValueError(f"in_chans: {name} has {conv.in_channels} input channels; cannot take {self.n}")
         if self.n == conv.in_channels:
             return
-        model.set_submodule(name, WiderInput.replacing(conv, self.n))
+        wider = ExtendedConv2d.replacing(conv)
+        wider.grow(self.n - conv.in_channels)
+        model.set_submodule(name, wider)
         model.in_chans = self.n
-
-
-class WiderInput(nn.Conv2d):
-    """A first conv whose weights for the input channels from `base_chans` on start at zero."""
-
-    base_chans: int
-
-    @classmethod
-    def replacing(cls, conv: nn.Conv2d, in_chans: int) -> "WiderInput":
-        """A conv like `conv` with zero slices after its own."""
-        old = conv.weight.detach()
-        shape: Any = (conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
-        wider = cls(in_chans, *shape, bias=conv.bias is not None, device="meta", dtype=old.dtype)
-        zeros = old.new_zeros(conv.out_channels, in_chans - conv.in_channels, *conv.kernel_size)
-        wider.weight = nn.Parameter(torch.cat([old, zeros], dim=1), requires_grad=conv.weight.requires_grad)
-        wider.bias, wider.base_chans = conv.bias, conv.in_channels
-        return wider.train(conv.training)
-
-    def reset_identity(self) -> None:
-        """Set the weights of the new channels to zero."""
-        with torch.no_grad():
-            self.weight[:, self.base_chans :] = 0

@@ -54,15 +54,17 @@ def identify(model: Model) -> Identity:
     base = variant.base if variant else name
     if variant is None and not edits:
         return Identity(name, base, tag, (), ())
-    if name not in BUILT_IN:  # a user's own name, or a timm model edited in place: save it under the base's name
-        name = f"ext_{base}"
-    if name not in BUILT_IN:
+    presets = {item: tuple(map(str, parse(VARIANTS[item].edits))) for item in BUILT_IN if VARIANTS[item].base == base}
+    fitting = [item for item, preset in presets.items() if edits[: len(preset)] == preset]
+    if not fitting:
+        known = [f"{item} ({', '.join(preset) or 'no edits'})" for item, preset in sorted(presets.items())]
         raise ValueError(
-            f"{base} has edits ({', '.join(edits)}) but no name in timm-backbones-ext that others could create it by; "
-            f"known bases: {', '.join(sorted({VARIANTS[name].base for name in BUILT_IN}))}"
+            f"{base} with the edits {', '.join(edits) or '(none)'} has no name in timm-backbones-ext that others could "
+            f"create it by; names for this base, with the edits that come first: {'; '.join(known) or 'none'}"
         )
-    preset = tuple(map(str, parse(VARIANTS[name].edits)))
-    return Identity(name, base, tag, edits, edits[len(preset) :])
+    if name not in fitting:  # a user's own name, a timm model edited in place, or a variant whose edits are merged
+        name = min(fitting, key=lambda item: (len(presets[item]), item))
+    return Identity(name, base, tag, edits, edits[len(presets[name]) :])
 
 
 def save(

@@ -1,6 +1,22 @@
 """Modules that timm.layers lacks."""
 
+from .attention import Cbam, Eca, Gca, Se
+from .conv import Added, Branch, ExtendedConv2d
 from .deform import DeformConv2d
 from .frozen import FROZEN, FrozenBatchNorm2d, FrozenBatchNormAct2d
+from .switchable import SwitchableConv2d
 
-__all__ = ["FROZEN", "DeformConv2d", "FrozenBatchNorm2d", "FrozenBatchNormAct2d"]
+__all__ = [
+    "FROZEN",
+    "Added",
+    "Branch",
+    "Cbam",
+    "DeformConv2d",
+    "Eca",
+    "ExtendedConv2d",
+    "FrozenBatchNorm2d",
+    "FrozenBatchNormAct2d",
+    "Gca",
+    "Se",
+    "SwitchableConv2d",
+]

@@ -1,4 +1,4 @@
-"""ResNet (https://arxiv.org/abs/1512.03385) and its variants with deformable convs."""
+"""ResNet (https://arxiv.org/abs/1512.03385), ResNeXt, Wide ResNet and their variants with edits."""
 
 from typing import Any
 
@@ -41,6 +41,18 @@ def ext_resnet152(pretrained: bool = False, **kwargs: Any) -> ResNet:
     return build(pretrained, **kwargs)
 
 
+@variant("resnext50_32x4d")
+def ext_resnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNeXt-50, 32 groups of width 4 (https://arxiv.org/abs/1611.05431); takes `edits=`."""
+    return build(pretrained, **kwargs)
+
+
+@variant("wide_resnet50_2")
+def ext_wide_resnet50_2(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with twice the width inside its blocks (https://arxiv.org/abs/1605.07146); takes `edits=`."""
+    return build(pretrained, **kwargs)
+
+
 @variant("resnet50", "dcn")
 def ext_resnet50_dcn(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet-50 with modulated deformable convs in stages 2-4 (c3-c5); starts as resnet50."""
@@ -56,4 +68,46 @@ def ext_resnet50_dcn_c5(pretrained: bool = False, **kwargs: Any) -> ResNet:
 @variant("resnet101", "dcn")
 def ext_resnet101_dcn(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet-101 with modulated deformable convs in stages 2-4 (c3-c5); starts as resnet101."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnext50_32x4d", "dcn")
+def ext_resnext50_32x4d_dcn(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNeXt-50 with modulated deformable convs in stages 2-4 (c3-c5); starts as resnext50_32x4d."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "sac")
+def ext_resnet50_sac(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with switchable atrous convs in stages 2-4 (c3-c5); starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "eca")
+def ext_resnet50_eca(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with efficient channel attention in every block; starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "se")
+def ext_resnet50_se(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with squeeze and excitation in every block; starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "cbam")
+def ext_resnet50_cbam(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with channel and spatial attention in every block; starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "gca")
+def ext_resnet50_gca(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with global context attention in every block; starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+@variant("resnet50", "rep")
+def ext_resnet50_rep(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-50 with branches beside every 3x3 conv that merge away; starts as resnet50."""
     return build(pretrained, **kwargs)

@@ -1,0 +1,67 @@
+"""Global response normalisation in ConvNeXt blocks: ConvNeXt V2, https://arxiv.org/abs/2301.00808, section 4."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from timm.layers import Mlp
+from timm.layers.grn import GlobalResponseNorm
+from timm.layers.mlp import GlobalResponseNormMlp
+from torch import nn
+
+from .._types import Model
+from . import Edit, edit_class
+from .families import blocks
+
+__all__ = ["Grn"]
+
+
+@edit_class(
+    families=("convnext",),
+    exact="eval+train",
+    evidence="from scratch: ConvNeXt-B 83.8 -> 84.3 % top-1 on ImageNet (paper, Table 3, supervised)",
+)
+@dataclass(frozen=True)
+class Grn(Edit):
+    """GRN between the two layers of every block's MLP; its weight and bias start at zero.
+
+    With `fold`, LayerScale is multiplied into the MLP's second layer: a true V2 block, whose checkpoint timm's
+    `convnextv2_*` loads. Exact up to the rounding of that product.
+    """
+
+    fold: bool = False
+
+    def apply(self, model: Model) -> None:
+        """Replace the MLP of every block."""
+        for name, block in blocks(model):
+            if type(block.mlp) is not Mlp or not isinstance(block.mlp.norm, nn.Identity):
+                raise ValueError(f"grn: expected a plain MLP as {name}.mlp; got {type(block.mlp).__name__}")
+            block.mlp = _with_grn(block.mlp, conv=block.use_conv_mlp)
+            if self.fold and block.gamma is not None:
+                _fold(block)
+
+    def reset_identity(self, model: Model) -> None:
+        """Zero weight and bias of every GRN."""
+        for module in model.modules():
+            if isinstance(module, GlobalResponseNorm):
+                nn.init.zeros_(module.weight)
+                nn.init.zeros_(module.bias)
+
+
+def _with_grn(mlp: Any, *, conv: bool) -> GlobalResponseNormMlp:
+    """timm's MLP with GRN around the layers of `mlp`."""
+    weight = mlp.fc1.weight
+    like: Any = {"device": weight.device, "dtype": weight.dtype}
+    new = GlobalResponseNormMlp(1, 1, use_conv=conv, **like)
+    new.grn = GlobalResponseNorm(weight.shape[0], channels_last=not conv, **like)
+    new.fc1, new.act, new.drop1, new.fc2, new.drop2 = mlp.fc1, mlp.act, mlp.drop1, mlp.fc2, mlp.drop2
+    return new.train(mlp.training)
+
+
+def _fold(block: Any) -> None:
+    """Multiply LayerScale into the second layer and leave it out."""
+    gamma = block.gamma.detach()
+    weight, bias = block.mlp.fc2.weight, block.mlp.fc2.bias
+    shape = (-1, *[1] * (weight.dim() - 1))
+    block.mlp.fc2.weight = nn.Parameter(weight.detach() * gamma.view(shape), weight.requires_grad)
+    block.mlp.fc2.bias = nn.Parameter(bias.detach() * gamma, bias.requires_grad)
+    block.gamma = None

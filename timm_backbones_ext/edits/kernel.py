@@ -1,0 +1,44 @@
+"""Larger depthwise kernels, RepLKNet: https://arxiv.org/abs/2203.06717, by zeros around the pretrained ones."""
+
+from dataclasses import dataclass
+
+from .._types import Model
+from ..layers import ExtendedConv2d
+from . import Edit, edit_class
+from .families import depthwise_convs
+
+__all__ = ["Kernel"]
+
+
+@edit_class(
+    families=("convnext", "efficientnet"),
+    exact="eval+train",
+    evidence="from scratch: larger kernels help detection more than classification (RepLKNet, Table 5)",
+)
+@dataclass(frozen=True)
+class Kernel(Edit):
+    """Depthwise kernels of `size` x `size` pixels; those that are as large already stay."""
+
+    size: int = 13
+    stages: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 3 or self.size % 2 == 0:
+            raise ValueError(f"kernel: size must be an odd number of pixels from 3; got {self.size!r}")
+
+    def apply(self, model: Model) -> None:
+        """Grow the depthwise convs of the stages."""
+        small = [
+            (name, conv) for name, conv in depthwise_convs(model, self.stages) if max(conv.kernel_size) < self.size
+        ]
+        if not small:
+            raise ValueError(f"kernel: no depthwise conv of the stages has a kernel below {self.size}")
+        for name, conv in small:
+            rows, columns = (self.size - side for side in conv.kernel_size)
+            if rows % 2 or columns % 2:
+                raise ValueError(
+                    f"kernel: {name} has an even kernel, {conv.kernel_size}, which {self.size} cannot centre"
+                )
+            extended = ExtendedConv2d.replacing(conv)
+            extended.grow(above=rows // 2, below=rows // 2, left=columns // 2, right=columns // 2)
+            model.set_submodule(name, extended)

@@ -1,0 +1,78 @@
+"""Parallel branches that merge away: ACNet (https://arxiv.org/abs/1908.03930) and DBB (https://arxiv.org/abs/2103.13425)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._types import Model
+from ..layers import ExtendedConv2d
+from . import Edit, edit_class
+from .families import blocks, family_of
+
+__all__ = ["BranchEdit", "Rep"]
+
+
+class BranchEdit(Edit):
+    """Branches beside convs, each with a batch norm whose weight starts at zero; `merge` folds them in."""
+
+    def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
+        """Names and modules of the convs that get branches."""
+        raise NotImplementedError
+
+    def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
+        """Name, kernel size and dilation of each branch."""
+        raise NotImplementedError
+
+    def apply(self, model: Model) -> None:
+        """Put branches beside every conv."""
+        for name, conv in list(self.convs(model)):
+            try:
+                extended = ExtendedConv2d.replacing(conv)
+                if extended.branches:
+                    raise ValueError("it has branches already")
+                for branch, (kernel_size, dilation) in self.branches(conv).items():
+                    extended.add_branch(branch, kernel_size, dilation)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: cannot add branches to {name}: {error}") from error
+            model.set_submodule(name, extended)
+
+    def merge(self, model: Model) -> None:
+        """Fold the branches into their convs; what they add everywhere goes into the bias, or the norm that follows."""
+        for name, conv in list(self.convs(model)):
+            shift = conv.merge_branches()
+            if conv.bias is None:
+                _lower_mean(model.get_submodule(name.replace("conv", "bn")), shift)
+            else:
+                conv.bias = nn.Parameter((conv.bias.detach() + shift).to(conv.bias), conv.bias.requires_grad)
+            model.set_submodule(name, conv.simplest())
+
+
+def _lower_mean(norm: Any, shift: Tensor) -> None:
+    """Let a batch norm add `shift` to its input."""
+    norm.running_mean = (norm.running_mean - shift).to(norm.running_mean)
+
+
+@edit_class(
+    families=("resnet", "vgg"),
+    exact="eval+train",
+    evidence="from scratch: ResNet-18 69.54 -> 70.99 % top-1 on ImageNet (DBB, Table 2)",
+)
+@dataclass(frozen=True)
+class Rep(BranchEdit):
+    """Branches of 1x1, 1x3 and 3x1 beside every 3x3 conv of a ResNet's blocks or of a VGG; `merge` folds them in."""
+
+    def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
+        """All 3x3 convs, those of a ResNet's stem left out."""
+        if family_of(model) == "vgg":
+            found = [(f"features.{name}", module) for name, module in model.features.named_children()]
+        else:
+            found = [
+                (f"{place}.{name}", child) for place, block in blocks(model) for name, child in block.named_children()
+            ]
+        return ((name, conv) for name, conv in found if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3))
+
+    def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
+        """1x1, 1x3 and 3x1."""
+        return {"k1x1": ((1, 1), 1), "k1x3": ((1, 3), 1), "k3x1": ((3, 1), 1)}
