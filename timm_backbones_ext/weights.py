@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from ._types import Model
@@ -65,7 +66,7 @@ class Recipe:
         for count in range(len(self.edits), -1, -1):
             candidate = self._empty(self.edits[:count], **source)
             if not (problem := _mismatch(state_dict, candidate.state_dict())):
-                return self._finish(state_dict, candidate, self.edits[count:])
+                return _adapted(self._finish(state_dict, candidate, self.edits[count:]), model)
             problems.append(problem)
         name = cfg.get("architecture", type(model).__name__)
         raise WeightsError(f"these weights do not fit {name}, nothing was loaded: {min(problems, key=len)}")
@@ -87,6 +88,15 @@ class Recipe:
             return state_dict
         model.load_state_dict(state_dict, strict=True, assign=True)
         return edit(model, *edits).state_dict()
+
+
+def _adapted(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Branches beside the first conv with the channels of timm's `in_chans`; timm itself adapts the conv alone."""
+    expected, first = model.state_dict(), f"{model.pretrained_cfg.get('first_conv')}.branches."
+    for key, value in state_dict.items():
+        if key.startswith(first) and value.shape != expected[key].shape:
+            state_dict[key] = adapt_input_conv(model.in_chans, value)
+    return state_dict
 
 
 def _mismatch(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

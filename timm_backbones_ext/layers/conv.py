@@ -1,6 +1,7 @@
 """A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. Its keys stay."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,15 +59,19 @@ class ExtendedConv2d(nn.Conv2d):
     in any order: `grow` puts zeros around the weights, `branches` and `gate` hold modules that start neutral.
     """
 
-    branches: nn.ModuleDict
-    gate: nn.Module
     kept: tuple[int, int, int, int, int]
     """Where the base's weights lie: input channels before this one; rows from, to; columns from, to."""
-    margin: tuple[int, int, int, int] = (0, 0, 0, 0)
+    margin: tuple[int, int, int, int]
     """Zeros to add left, right, above and below, beyond the conv's own symmetric padding."""
-    uneven: bool = False
-    same: bool = False
+    same: bool
     """Pad as TensorFlow does, by an amount that depends on the image size; timm's Conv2dSame."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept = (self.weight.shape[1], 0, self.weight.shape[2], 0, self.weight.shape[3])
+        self.margin, self.uneven, self.same = (0, 0, 0, 0), False, False
+        self.branches = nn.ModuleDict()
+        self.gate: nn.Module = nn.Identity()
 
     @classmethod
     def replacing(cls, conv: Model) -> "ExtendedConv2d":
@@ -82,9 +87,7 @@ class ExtendedConv2d(nn.Conv2d):
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         extended = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=conv.weight.dtype)
         extended.weight, extended.bias = conv.weight, conv.bias
-        extended.kept = (conv.in_channels // conv.groups, 0, conv.kernel_size[0], 0, conv.kernel_size[1])
         extended.same = type(conv) is Conv2dSame
-        extended.branches, extended.gate = nn.ModuleDict(), nn.Identity()
         return extended.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter] x as everywhere here
