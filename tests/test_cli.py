@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
 from timm_backbones_ext._output import print_json, table
 from timm_backbones_ext.cli import main
 
@@ -40,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_list_shows_every_variant() -> None:
     header, *found = rows(output("list"))
-    assert header == ["name", "base", "edits", "params", "tags", "licences"]
+    assert header == ["name", "base", "edits", "tags", "licences"]
     assert [row[0] for row in found] == list(tbx.VARIANTS)
     assert len(json.loads(output("list", "--json"))) == len(tbx.VARIANTS)
 
@@ -48,7 +49,9 @@ def test_list_shows_every_variant() -> None:
 def test_list_filters_by_edit_family_and_licence() -> None:
     assert {row[0] for row in rows(output("list", "--edit", "dcn"))[1:]} >= {"ext_resnet50_dcn", "ext_resnet101_dcn"}
     assert "ext_resnet50" not in {row[0] for row in rows(output("list", "--edit", "dcn"))}
-    assert rows(output("list", "--family", "convnext"))[1:] == []
+    families = {name: {row[1] for row in rows(output("list", "--family", name))[1:]} for name in testing.BASES}
+    assert all(base in families[name] for name, base in testing.BASES.items())
+    assert sum(map(len, families.values())) == len({variant.base for variant in tbx.VARIANTS.values()})
     assert {row[0] for row in rows(output("list", "--license", "cc-by-nc-4.0"))[1:]} >= {"ext_resnet18", "ext_resnet50"}
 
 
@@ -65,11 +68,26 @@ def test_info_agrees_with_the_model() -> None:
     assert "deformable" not in output("info", "ext_resnet50")
 
 
-def test_edits_are_listed_with_exactness_and_evidence() -> None:
-    found = {row[0]: row[1:] for row in rows(output("edits"))}
-    assert found["dcn"][:2] == ["resnet", "eval+train"]
-    assert "37.4 -> 41.3" in found["dcn"][2]
+def test_edits_are_listed_with_costs_exactness_and_evidence() -> None:
+    found = {item["name"]: item for item in json.loads(output("edits", "--json"))}
+    assert found.keys() == tbx.EDITS.keys()
+    assert found["dcn"]["exact"] == "eval+train"
+    assert "37.4 -> 41.3" in found["dcn"]["evidence"]
+    assert found["dcn"]["base"] == "resnet50"
+    assert found["dcn"]["params"] == sum(
+        p.numel() for name, p in timm.create_model("ext_resnet50_dcn").named_parameters() if "conv_offset" in name
+    )
+    assert 0 < found["dcn"]["gmacs"] < 0.5
+    assert all(item["time_ratio"] > 0 for item in found.values())
+    assert [name for name, item in found.items() if item["merges"]] == ["dilated_reparam", "rep"]
+    assert "37.4 -> 41.3" in output("edits", "dcn")
+
+
+def test_edits_are_listed_for_a_family_and_for_a_base() -> None:
     assert "dcn" not in output("edits", "--family", "convnext")
+    named = {row[0]: row[1] for row in rows(output("edits", "--base", "tf_efficientnet_b0"))[1:]}
+    assert named["static_pad"] == "tf_efficientnet_b0"
+    assert "static_pad" not in output("edits", "--base", "efficientnet_b0")
 
 
 def test_features_draws_a_picture_and_replaces_it_only_when_asked(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from .describe import describe
 from .edits import EDITS, Edit, edit, edit_class, list_edits, merge, parse
 from .fingerprint import Fingerprint, Report, compare, fingerprint
 from .hub import HubError, pull, push_to_hub, save, verify
+from .optim import param_groups
 from .registry import VARIANTS, Variant, register_variant
 from .weights import WeightsError
 
@@ -27,6 +28,7 @@ __all__ = [
     "list_edits",
     "merge",
     "models",
+    "param_groups",
     "parse",
     "pull",
     "push_to_hub",

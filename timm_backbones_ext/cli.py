@@ -5,17 +5,16 @@ differs, is damaged, or the Hub refuses); 2 for wrong use. torch and timm are im
 """
 
 import contextlib
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._lookup import create, editable, known, licences, one_of
 from ._output import print_json, table
-from ._types import Model
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -67,72 +66,6 @@ revision_option = click.option("--revision", default=None, help="Branch, tag or 
 token_option = click.option("--token", default=None, help="Access token; that of `hf auth login` by default.")
 
 
-def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
-    """Raise ValueError if a word of the user is given and not known; the message has the nearest and all known ones."""
-    known = sorted(known)
-    if wanted is not None and wanted not in known:
-        near = difflib.get_close_matches(wanted, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise ValueError(f"unknown {what} {wanted!r}{hint} Known: {', '.join(known)}")
-
-
-def known(name: str) -> str:
-    """A model name that timm knows, tag included; ids of the Hub and folders pass.
-
-    Raises:
-        ValueError: timm does not know it; the message has the nearest names, or the tags that there are.
-    """
-    import timm
-    from timm.models import get_arch_pretrained_cfgs
-
-    if name.startswith(("hf-hub:", "local-dir:")):
-        return name
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else "`timm-ext list` shows ours, timm.list_models() all"
-        raise ValueError(f"unknown model {architecture!r}; {hint}")
-    if tag:
-        one_of(f"tag of {architecture}:", tag, (item.partition(".")[2] for item in get_arch_pretrained_cfgs(name)))
-    return name
-
-
-def create(name: str, *, edits: str | None = None, device: str = "cpu", **kwargs: Any) -> Model:
-    """A model by name, in eval mode; `kwargs` are those of `timm.create_model`.
-
-    Raises:
-        ValueError: Edits for a name that takes none.
-    """
-    import timm
-    import torch
-
-    from .hub.download import explained
-
-    with explained(name), torch.device(device):
-        return timm.create_model(known(name), **_editable(name, edits), **kwargs).eval()
-
-
-def _editable(name: str, edits: str | None) -> dict[str, Any]:
-    from .registry import VARIANTS
-
-    architecture = name.partition(".")[0]
-    if edits is None:
-        return {}
-    if architecture not in VARIANTS:
-        known(name)
-        hint = f"; ext_{name} does" if f"ext_{architecture}" in VARIANTS else "; `timm-ext list` shows what does"
-        raise ValueError(f"{name} does not take edits{hint}")
-    return {"edits": edits}
-
-
-def licences(name: str) -> dict[str, str]:
-    """Tag -> licence of its weights, as timm records it; empty for a Hub id or a folder."""
-    from timm.models import get_arch_pretrained_cfgs
-
-    cfgs = get_arch_pretrained_cfgs(name)
-    return {tag.partition(".")[2]: cfg.license or "not stated" for tag, cfg in cfgs.items()}
-
-
 @main.command("list")
 @family_option
 @click.option("--edit", default=None, help="Only variants with this edit: dcn, ...")
@@ -150,18 +83,24 @@ def list_command(family: str | None, edit: str | None, licence: str | None, as_j
     found = [facts for facts in map(_variant, VARIANTS) if _wanted(facts, family, edit, licence)]
     if as_json:
         return print_json(found)
-    return table(("name", "base", "edits", "params", "tags", "licences"), map(_row, found))
+    return table(("name", "base", "edits", "tags", "licences"), map(_row, found))
 
 
 def _variant(name: str) -> dict[str, Any]:
     """What `timm-ext list` says of a variant."""
-    from .edits.families import family_of
+    from timm.models import model_entrypoint
+
     from .registry import VARIANTS
 
-    model, variant = create(name, device="meta"), VARIANTS[name]
-    params = sum(parameter.numel() for parameter in model.parameters())
-    facts = {"name": name, "family": family_of(model), "base": variant.base, "edits": list(variant.edits)}
-    return {**facts, "params": params, "tags": licences(name)}
+    variant = VARIANTS[name]
+    family = model_entrypoint(variant.base).__module__.rpartition(".")[2]  # timm has one module per family
+    return {
+        "name": name,
+        "family": family,
+        "base": variant.base,
+        "edits": list(variant.edits),
+        "tags": licences(name),
+    }
 
 
 def _wanted(facts: Mapping[str, Any], family: str | None, edit: str | None, licence: str | None) -> bool:
@@ -173,7 +112,7 @@ def _wanted(facts: Mapping[str, Any], family: str | None, edit: str | None, lice
 
 def _row(facts: Mapping[str, Any]) -> tuple[object, ...]:
     edits, licences = (", ".join(words) or "-" for words in (facts["edits"], sorted(set(facts["tags"].values()))))
-    return facts["name"], facts["base"], edits, f"{facts['params'] / 1e6:.1f}M", len(facts["tags"]), licences
+    return facts["name"], facts["base"], edits, len(facts["tags"]), licences
 
 
 @main.command()
@@ -187,7 +126,7 @@ def info(name: str, edits: str | None, as_json: bool) -> None:
 
     used = parse(getattr(create(name, edits=edits, device="meta"), "edits", ()))
     about = [{"edit": str(edit), "exact": edit.exact, "evidence": edit.evidence} for edit in used]
-    facts, tags = describe(name, **_editable(name, edits)), licences(name)
+    facts, tags = describe(name, **editable(name, edits)), licences(name)
     if as_json:
         return print_json({"name": name, **asdict(facts), "tags": tags, "edits": about})
     size = "x".join(map(str, facts.input_size))
@@ -201,18 +140,37 @@ def info(name: str, edits: str | None, as_json: bool) -> None:
 
 
 @main.command("edits")
+@click.argument("name", required=False)
 @family_option
+@click.option(
+    "--base", default=None, help="timm architecture to state the costs on; resnet50, convnext_tiny, ... else."
+)
 @as_json
-def edits_command(family: str | None, as_json: bool) -> None:
-    """List the edits."""
-    from .edits import list_edits
+def edits_command(name: str | None, family: str | None, base: str | None, as_json: bool) -> None:
+    """List the edits, or the one called NAME: exactness, evidence, and costs on a base."""
+    from .costs import applicable, cost
+    from .edits import EDITS, list_edits
 
+    one_of("edit", name, EDITS)
+    fitting = applicable(known(base)) if base else list_edits()
+    found = [item for item in list_edits(family) if name in (None, item.name) and item in fitting]
     keys = ("name", "example", "families", "exact", "evidence")
-    found = [{key: getattr(item, key) for key in keys} for item in list_edits(family)]
+    facts = [{key: getattr(item, key) for key in keys} | asdict(cost(item.example, base)) for item in found]
     if as_json:
-        return print_json(found)
-    rows = [(item["example"], ", ".join(item["families"]), item["exact"], item["evidence"]) for item in found]
-    return table(("edit", "families", "exact in", "evidence"), rows)
+        return print_json(facts)
+    if not facts:
+        raise ValueError(f"no such edit for {base or family}; `timm-ext edits` lists all")
+    columns = ("edit", "on", "+params", "+GMACs", "time", "exact in", "merges")
+    table(columns, map(_cost_row, facts))
+    return table(
+        ("edit", "families", "evidence"), [(v["name"], ", ".join(v["families"]), v["evidence"]) for v in facts]
+    )
+
+
+def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:
+    added = (f"{facts['params'] / 1e6:.2f}M", f"{facts['gmacs']:.2f}")
+    ratio = f"{facts['time_ratio']:.2f}" if facts["time_ratio"] else "-"
+    return facts["example"], facts["base"], *added, ratio, facts["exact"], "yes" if facts["merges"] else "no"
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ._types import Model
 
-__all__ = ["Description", "Level", "describe"]
+__all__ = ["Description", "Level", "describe", "describe_model", "levels"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,12 @@ class Description:
 def describe(name: str, **kwargs: Any) -> Description:
     """Describe the model that `timm.create_model(name, **kwargs)` makes."""
     with torch.device("meta"):
-        model: Model = timm.create_model(name, **kwargs).eval()
+        return describe_model(timm.create_model(name, **kwargs))
+
+
+def describe_model(model: Model) -> Description:
+    """Describe a full timm model that is on the meta device."""
+    model = model.eval()
     size = (model.in_chans, *model.pretrained_cfg["input_size"][1:])
     with FlopCounterMode(
         display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d}

@@ -1,6 +1,6 @@
 """Modulated deformable convolution, DCNv2 (https://arxiv.org/abs/1811.11168), that starts as the conv it replaces."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models import register_notrace_module
@@ -18,6 +18,9 @@ class DeformConv2d(nn.Conv2d):
     (The paper and mmcv start masks at sigmoid(0) = 0.5, which halves what a pretrained conv gives.)
     The new tensors are `conv_offset.weight` and `conv_offset.bias`, the names that mmcv uses.
     """
+
+    lr_scales: ClassVar[dict[str, float]] = {"conv_offset": 0.1}
+    """Factors on the learning rate, by submodule; `param_groups` reads them."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)

@@ -1,0 +1,97 @@
+"""What every edit costs in time: a forward pass of the edited model over that of its base.
+
+    python benchmarks/edits.py [ROUNDS]
+
+For each edit: outputs are compared first, then both models run in turn on the same image, batch 1, float32; the ratio
+is that of the medians. Writes timm_backbones_ext/costs.json, which `timm-ext edits` reads, and docs/costs.md.
+"""
+
+import copy
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
+from timm_backbones_ext.costs import RATIOS, cost, named_base
+
+SIDE = 224  # pixels
+PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
+
+
+def seconds(model: nn.Module, x: torch.Tensor) -> float:
+    """One forward pass."""
+    start = time.perf_counter()
+    model(x)
+    return time.perf_counter() - start
+
+
+def ratio(item: tbx.Edit, rounds: int) -> float:
+    """Median time of the edited model over that of its base, in turn."""
+    plain = testing.calibrate(timm.create_model(named_base(item))).eval()
+    edited = tbx.edit(copy.deepcopy(plain), item).eval()
+    x = testing.image(edited, SIDE, SIDE)
+    expected = testing.outputs(plain, x[:, :3])
+    error = testing.largest(testing.outputs(edited, x), expected, sampling=item.sampling)
+    if error > 1e-4:
+        sys.exit(f"{item}: outputs differ by {error:.1e}, relative, so there is nothing to time")
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 * rounds + 2):  # the first of each warms up
+        chosen = bool(turn % 2)
+        times[chosen].append(seconds(edited if chosen else plain, x if chosen else x[:, :3]))
+    return statistics.median(times[True][1:]) / statistics.median(times[False][1:])
+
+
+def page(result: dict) -> str:
+    """The table as Markdown."""
+    lines = [
+        "# What edits cost",
+        "",
+        "Made by `benchmarks/edits.py`: parameters, multiply-adds at the base's input size, and time of a forward pass",
+        f"at {SIDE} px, batch 1, edited over plain, measured in turn on {result['machine']['cores']} "
+        f"{result['machine']['processor']} cores with torch {result['versions']['torch']}. Edits that",
+        "merge cost nothing after `tbx.merge`.",
+        "",
+        "| edit | base | parameters | GMACs | time | merges |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, facts in result["edits"].items():
+        base, _, edit = name.partition(" + ")
+        found = cost(edit, base)
+        lines.append(
+            f"| `{edit}` | {base} | {found.params:+,} | {found.gmacs:+.2f} | {facts['time_ratio']:.2f}x | "
+            f"{'yes' if found.merges else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(rounds: int = 7) -> None:
+    """Measure, write and print."""
+    edits = {}
+    with torch.inference_mode():
+        for cls in tbx.list_edits():
+            (item,) = tbx.parse(cls.example)
+            edits[f"{named_base(item)} + {item}"] = {"time_ratio": round(ratio(item, rounds), 2)}
+            print(item, edits[f"{named_base(item)} + {item}"], flush=True)
+    result = {
+        "edits": edits,
+        "rounds": rounds,
+        "side": SIDE,
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("torch", "timm", "timm-backbones-ext")},
+    }
+    RATIOS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    PAGE.write_text(page(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
