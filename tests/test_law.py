@@ -23,7 +23,7 @@ SHARED = [{"dcn", "sac", "rep"}, {"eca", "se", "cbam", "gca"}]
 ALL_AT_ONCE = {
     "resnet18": "gca(stages=(4,)), cbam(stages=(3,)), dcn(stages=(4,)), sac(stages=(3,)), se(stages=(2,)), "
     "eca(stages=(1,)), frozen_bn, in_chans(5)",
-    "convnext_atto": "output_stride(16), grn, se(stages=(2,)), dilated_reparam, kernel, eca(stages=(1,)), "
+    "convnext_atto": "output_stride(16), out_norm, grn, se(stages=(2,)), dilated_reparam, kernel, eca(stages=(1,)), "
     "overlap_stem, in_chans(4)",
     "tf_efficientnet_b0": "in_chans(4), frozen_bn, kernel, static_pad",
     "vgg11_bn": "frozen_bn, rep, in_chans(5)",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ._types import Model
 from .edits import Edit, edit, merge, parse
 from .hub.folder import FILES, check_folder, identify, save
+from .layers.features import wrap
 from .weights import WeightsError
 
 __all__ = [
@@ -147,7 +148,7 @@ def check_gradients(base: str, item: str | Edit) -> None:
     plain, edited = _pairs(base, item, torch.float32, num_classes=10)
     first: dict[str, float] = {}
     alive: set[str] = set()
-    for norms in _train(edited, _new_elements(plain, edited)):
+    for norms in _train(edited, _new_elements(plain, edited), maps_only=item.maps_only):
         first = first or norms
         alive |= {name for name, norm in norms.items() if norm > 0}
     if wild := {name: norm for name, norm in first.items() if not norm < 1e3}:
@@ -168,15 +169,18 @@ def _new_elements(plain: Model, edited: Model) -> dict[str, Tensor]:
     return masks
 
 
-def _train(model: Model, masks: dict[str, Tensor], steps: int = 3) -> Iterator[dict[str, float]]:
-    """Take SGD steps; the gradient norms of the masked elements at each."""
+def _train(model: Model, masks: dict[str, Tensor], *, maps_only: bool = False) -> Iterator[dict[str, float]]:
+    """Take three SGD steps; the gradient norms of the masked elements at each."""
+    trained = wrap(copy.copy(model)) if maps_only else model
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-2)
     grown = any(not mask.all() for mask in masks.values())
     side = 160 if grown else 64  # pixels; the last maps are to be so large that the rim of a grown kernel sees them
     x, target = image(model, side, side, batch=4), torch.arange(4)
-    for _ in range(steps):
+    for _ in range(3):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(x), target).backward()
+        out = trained(x)
+        loss = sum(level[:, :1].mean() for level in out) if maps_only else nn.functional.cross_entropy(out, target)
+        loss.backward()
         gradients = {name: model.get_parameter(name).grad for name in masks}
         yield {name: 0.0 if g is None else g[masks[name]].norm().item() for name, g in gradients.items()}
         optimizer.step()
@@ -272,6 +276,6 @@ def check_saving(base: str, item: str | Edit) -> None:
             _require(same, f"{base} with {item}: {file} changes when the model is loaded and saved again")
         features = timm.create_model(f"local-dir:{first}", pretrained=True, features_only=True).eval()
         x = image(model, 64, 64)
-        error = largest(list(features(x)), outputs(model, x)[:-1])
+        error = largest(list(features(x)), list(wrap(copy.deepcopy(model)).eval()(x)))
         _require(error <= 1e-5, f"{base} with {item}: features of the saved model differ by {error:.1e}, relative")
         _require(again.edits == model.edits, f"{base}: edits {model.edits} came back as {again.edits}")

@@ -220,3 +220,25 @@ def test_a_feature_class_is_given_by_name_or_by_timms_class(kind: str) -> None:
 def test_a_level_or_class_that_is_not_there_is_a_clear_error(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         timm.create_model("ext_resnet18", features_only=True, **kwargs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_out_norms_come_after_the_maps_in_any_order(kind: str) -> None:
+    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="out_norm")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    raw = [level.detach() for level in testing.outputs(model, x)]
+    for norm in model.out_norms.values():
+        torch.nn.init.uniform_(norm.weight)
+    wanted = [model.out_norms[str(i)](raw[i]) for i in (3, 1)]
+    wrapper = wrap(copy.deepcopy(model), feature_cls=kind, out_indices=(3, 1)).eval()
+    for got, expected in zip(maps(wrapper, x), wanted, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    sum(level.square().mean() for level in maps(wrapper, x)).backward()
+    assert [name for name, parameter in wrapper.named_parameters() if parameter.grad is None] == []
+    wrapper.set_grad_checkpointing()
+    again = wrap(timm.create_model("ext_convnext_atto", edits="out_norm"), feature_cls=kind, out_indices=(3, 1)).eval()
+    again.load_state_dict(model.state_dict())
+    for got, expected in zip(maps(again, x), wanted, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    full = wrapper.full_model()
+    assert full.state_dict().keys() == {key for key in model.state_dict() if not key.startswith("head.fc")}

@@ -38,6 +38,8 @@ class Edit:
     sampling: ClassVar[bool] = False
     """The edited model gives maps of a smaller stride, which hold the base's values at the base's positions."""
 
+    maps_only: ClassVar[bool] = False
+    """The edit changes the maps of `features_only` models and nothing else."""
     tried_on: ClassVar[dict[str, str]] = {}
     """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
 

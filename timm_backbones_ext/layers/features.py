@@ -158,6 +158,41 @@ class FeatureGraph(FeatureWrapper, FeatureGraphNet):
         return self._ordered(list(out.values()))
 
 
+class NormedFeatures(FeatureWrapper):
+    """(N, C, H, W) -> what the wrapper inside returns, with a norm of its own on each map."""
+
+    inside = "features"
+    features: FeatureWrapper
+
+    def __init__(self, features: FeatureWrapper, norms: Model) -> None:
+        super().__init__()
+        self.features = features
+        self.out_norms = nn.ModuleDict({level: norms[level] for level in dict.fromkeys(features.names)})
+        for name in ("order", "names", "feature_info", "full_keys", "_full"):
+            setattr(self, name, getattr(features, name))
+        self.register_load_state_dict_pre_hook(_accept_full_names)
+
+    def full_name(self, name: str) -> str:
+        """What the full model calls a module or tensor of the wrapper."""
+        head, _, rest = name.partition(".")
+        return self.features.full_name(rest) if head == self.inside else name
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The full model's parameter groups, with patterns for the wrapper's names."""
+        return {key: self._renamed(spec) for key, spec in self.features.group_matcher(coarse).items()}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them, as the wrapper inside does."""
+        self.features.set_grad_checkpointing(enable)  # ty: ignore[not-callable]
+
+    def forward(self, x: Tensor) -> "list[Tensor] | dict[str, Tensor]":
+        """Maps in the order of `out_indices`."""
+        maps = self.features(x)
+        if isinstance(maps, dict):
+            return {name: self.out_norms[name](level) for name, level in maps.items()}
+        return [self.out_norms[name](level) for name, level in zip(self.names, maps, strict=True)]
+
+
 _BY_NAME = {
     "list": FeatureList,
     "dict": FeatureDict,
@@ -194,12 +229,15 @@ def wrap(
     taken, source = sorted(set(indices)), model
     if cls.inside:  # timm's wrapper prunes the model that it holds; the full one is to stay whole
         source = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+        source._modules.pop("out_norms", None)  # they come after the wrapper
         source.prune_intermediate_layers(taken, prune_norm=not options.get("norm", False))
     else:
         options["flatten_sequential"] = any("." in info["module"] for info in model.feature_info)
     fixed = {FeatureGetter: {"prune": False}, FeatureHook: {"no_rewrite": False}}.get(cls, {})
     wrapper = cls(source, out_indices=tuple(taken), **{**options, **fixed})
     wrapper.adopt(model, indices)
+    if hasattr(model, "out_norms"):
+        wrapper = NormedFeatures(wrapper, model.out_norms)
     return _described(wrapper, model)
 
 

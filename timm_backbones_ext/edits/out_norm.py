@@ -1,0 +1,37 @@
+"""A layer norm per feature map, as detectors on Swin (https://arxiv.org/abs/2103.14030) have before the neck."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from timm.layers import LayerNorm2d
+from torch import nn
+
+from .._types import Model
+from . import Edit, edit_class
+
+__all__ = ["OutNorm"]
+
+
+@edit_class(
+    families=("convnext",),
+    exact="eval+train",
+    evidence="none: the usual recipe of detectors on ConvNeXt (mmdet, mmseg)",
+)
+@dataclass(frozen=True)
+class OutNorm(Edit):
+    """A layer norm on each map of a `features_only` model, with weight 1 and bias 0.
+
+    These maps are a new output: not the base's, but the base's normalised per pixel. Logits, `forward_features` and
+    `forward_intermediates` stay the base's.
+    """
+
+    maps_only: ClassVar[bool] = True
+
+    def apply(self, model: Model) -> None:
+        """Add `out_norms`, one per level."""
+        if hasattr(model, "out_norms"):
+            raise ValueError("out_norm: the model has norms on its maps already")
+        weight = next(model.parameters())
+        like = {"device": weight.device, "dtype": weight.dtype}
+        norms = [LayerNorm2d(info["num_chs"], eps=1e-6, **like) for info in model.feature_info]
+        model.out_norms = nn.ModuleDict({str(level): norm for level, norm in enumerate(norms)})
