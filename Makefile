@@ -67,8 +67,10 @@ wheel: $(READY) ## build, check and try the wheel in a bare environment
 docs: $(READY) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(UV) run --locked --group docs mkdocs build --strict --quiet
 
-bench: $(READY) ## measure; writes benchmarks/*.json
+bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/autoload.py
+	$(BIN)/python benchmarks/insertion.py
+	$(BIN)/python benchmarks/edits.py
 
 check: lint docs wheel test-timm test ## all of it, as CI does
 

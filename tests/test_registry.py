@@ -23,8 +23,13 @@ def test_tags_hub_ids_and_licences_are_the_bases(name: str) -> None:
         assert mine.hf_hub_id == origin.hf_hub_id
         assert mine.hf_hub_filename == "model.safetensors"
         assert mine.url is None
-        for field in ("license", "num_classes", "input_size", "mean", "std", "first_conv", "classifier", "pool_size"):
+        for field in ("license", "num_classes", "mean", "std", "first_conv", "classifier"):
             assert getattr(mine, field) == getattr(origin, field)
+        multiple = max((item.multiple for item in tbx.parse(VARIANTS[name].edits)), default=1)
+        assert all(side % multiple == 0 for side in mine.input_size[1:])
+        assert all(0 <= new - old < multiple for new, old in zip(mine.input_size, origin.input_size, strict=True))
+        if mine.input_size == origin.input_size:
+            assert mine.pool_size == origin.pool_size
 
 
 def test_a_derived_tag_names_the_bases_repo() -> None:

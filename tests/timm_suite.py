@@ -2,9 +2,12 @@
 
     python tests/timm_suite.py [NAME ...]
 
-The tests that download pretrained weights cannot run without a network and are left out; ours load local files.
+The tests that download pretrained weights cannot run without a network and are left out; ours load local files. Models
+above `LARGE` parameters run every test only when they are named: two of them in training exceed the memory of a small
+machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same.
 """
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -16,10 +19,18 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
+import timm
+import torch
+
 CACHE = Path(__file__).parents[1] / ".cache" / "timm"
 DOWNLOADS = ("test_model_load_pretrained", "test_model_features_pretrained", "test_model_inference")
 KINDS = 11
 """Tests that every architecture is to have."""
+LARGE = 40e6
+HEAVY = ("backward", "fx", "torchscript")
+"""Words in the names of the tests that large models run only when they are named."""
+SMALLEST = ("ext_vgg11", "ext_vgg11_bn")
+"""Members of a family without one below `LARGE`."""
 
 
 def main(names: list[str]) -> int:
@@ -58,6 +69,7 @@ def pytest(folder: Path, *args: str, **kwargs: object) -> subprocess.CompletedPr
     """Run pytest on timm's tests with our models registered before they are collected."""
     env = {key: value for key, value in os.environ.items() if key != "GITHUB_ACTIONS"}
     env |= {"TORCH_BACKEND": "timm_backbones_ext", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    env.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each wait for each other
     command = [sys.executable, "-m", "pytest", "-p", "timm_plugin", "-W", "ignore", "-p", "no:cacheprovider"]
     if not args[-1].startswith("@"):
         args = (*args, "tests/test_models.py")
@@ -78,7 +90,21 @@ def select(folder: Path, names: list[str]) -> list[str]:
     if len(expected) < KINDS or any(kind != expected for kind in kinds.values()):
         lacking = {name: sorted(expected - kind) for name, kind in kinds.items() if kind != expected}
         sys.exit(f"expected {KINDS} kinds of tests for every name; got {len(expected)}, lacking {lacking}")
-    return [item for name, items in groups.items() if not names or name in names for item in items]
+    if names:
+        return [item for name in names for item in groups[name]]
+    return [item for name, items in groups.items() for item in items if affordable(name, test_of(item))]
+
+
+@functools.cache
+def params(name: str) -> int:
+    """Parameters of a model, counted without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+
+def affordable(name: str, test: str) -> bool:
+    """Whether a test of an architecture runs when all of them are asked for."""
+    return not any(word in test for word in HEAVY) or name in SMALLEST or params(name) < LARGE
 
 
 def test_of(item: str) -> str:

@@ -162,6 +162,7 @@ def edits_command(name: str | None, family: str | None, base: str | None, as_jso
         raise ValueError(f"no such edit for {base or family}; `timm-ext edits` lists all")
     columns = ("edit", "on", "+params", "+GMACs", "time", "exact in", "merges")
     table(columns, map(_cost_row, facts))
+    click.echo()
     return table(
         ("edit", "families", "evidence"), [(v["name"], ", ".join(v["families"]), v["evidence"]) for v in facts]
     )

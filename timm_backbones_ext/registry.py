@@ -80,7 +80,7 @@ def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
         def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
             return fn(pretrained, variant=made, **kwargs)
 
-        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(base)
+        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(made)
         VARIANTS[made.name] = made
         if fn.__module__.startswith(f"{__package__}.models."):
             BUILT_IN.add(made.name)
@@ -115,13 +115,25 @@ def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str |
     return VARIANTS[name]
 
 
-def _derived_cfgs(base: str) -> DefaultCfg:
+def _derived_cfgs(variant: Variant) -> DefaultCfg:
     """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
+    multiple = max((item.multiple for item in parse(variant.edits)), default=1)
     cfgs = {
-        name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **_safe_source(cfg))
-        for name, cfg in get_arch_pretrained_cfgs(base).items()
+        name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **_safe_source(cfg), **_sizes(cfg, multiple))
+        for name, cfg in get_arch_pretrained_cfgs(variant.base).items()
     }
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
+
+
+def _sizes(cfg: PretrainedCfg, multiple: int) -> dict[str, Any]:
+    """Image and pooling sizes for edits that need sides of a multiple of so many pixels: the next larger."""
+    (channels, height, width), test = cfg.input_size, cfg.test_input_size
+    grown = [-(-side // multiple) * multiple for side in (height, width)]
+    if grown == [height, width] or cfg.pool_size is None:
+        return {}
+    pool = tuple(pooled * new // old for pooled, new, old in zip(cfg.pool_size, grown, (height, width), strict=True))
+    sizes = {"input_size": (channels, *grown), "pool_size": pool}
+    return {**sizes, "test_input_size": test and (channels, *(-(-side // multiple) * multiple for side in test[1:]))}
 
 
 def _safe_source(cfg: PretrainedCfg) -> dict[str, Any]:

@@ -138,19 +138,21 @@ def test_a_wrapper_still_refuses_what_is_missing_or_unknown() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_to_empty_and_init_weights_make_a_complete_model(kind: str) -> None:
-    wrapper = timm.create_model(
-        "ext_resnet18", features_only=True, feature_cls=kind, edits="dcn, frozen_bn", device="meta"
-    )
+@pytest.mark.parametrize(
+    ("name", "edits"),
+    [("resnet18", "dcn, frozen_bn"), ("convnext_atto", "grn, out_norm, kernel"), ("efficientnet_b0", "in_chans(4)")],
+)
+def test_to_empty_and_init_weights_make_a_complete_model(name: str, edits: str, kind: str) -> None:
+    wrapper = timm.create_model(f"ext_{name}", features_only=True, feature_cls=kind, edits=edits, device="meta")
     wrapper.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in (*wrapper.parameters(), *wrapper.buffers()):
             tensor.fill_(float("nan") if tensor.is_floating_point() else -1)  # what empty memory may hold
     wrapper.init_weights()
-    assert all(level.isfinite().all() for level in maps(wrapper.eval(), torch.randn(1, 3, 64, 64)))
-    offsets = [parameter for key, parameter in wrapper.named_parameters() if "conv_offset" in key]
-    assert offsets
-    assert not any(parameter.any() for parameter in offsets)
+    assert all(level.isfinite().all() for level in maps(wrapper.eval(), testing.image(wrapper, 64, 64)))
+    neutral = [value for key, value in wrapper.named_parameters() if "conv_offset" in key or ".grn." in key]
+    assert neutral or name == "efficientnet_b0"
+    assert not any(parameter.any() for parameter in neutral)
 
 
 @pytest.mark.parametrize("kind", ["list", "dict"])

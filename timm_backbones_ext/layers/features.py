@@ -49,12 +49,16 @@ class FeatureWrapper(nn.Module):
         """The model with `num_classes=0` whose features these are; tensors are shared with the wrapper."""
         model, like = self._full[0], next(self.parameters())
         for name, module in self.named_modules():
-            if (module._parameters or module._buffers) and type(module) is not nn.Module:  # a graph has bare ones
+            if type(module) is nn.Module:  # a graph has bare ones, for tensors that a block's own forward uses
+                block = model.get_submodule(self.full_name(name))
+                block._parameters.update(module._parameters)
+                block._buffers.update(module._buffers)
+            elif module._parameters or module._buffers:
                 model.set_submodule(self.full_name(name), module)
         for module in set(model.modules()).difference(self.modules()):  # what the wrapper left out follows it
             module.training = self.training
-            if not module._modules:
-                module.to(like)
+            if module._parameters or module._buffers:
+                _follow(module, like)
         return model
 
     def _ordered(self, levels: list[Tensor]) -> "list[Tensor] | dict[str, Tensor]":
@@ -75,6 +79,16 @@ class FeatureWrapper(nn.Module):
         if self.inside:
             return rf"{self.inside}\.(?:{spec.replace('^', '')})"
         return spec.replace(r"\.", "[._]")
+
+
+def _follow(module: Model, like: Tensor) -> None:
+    """Move a module to the device and dtype of a tensor; one without data, from the meta device, starts afresh."""
+    if like.device.type != "meta" and any(t.is_meta for t in (*module.parameters(), *module.buffers())):
+        module.to_empty(device=like.device)
+        for part in module.modules():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+    module.to(like)
 
 
 def _flattened(model: Model) -> "Sequence[tuple[str, str]]":
