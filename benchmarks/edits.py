@@ -35,9 +35,9 @@ def seconds(model: nn.Module, x: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def ratio(item: tbx.Edit, rounds: int) -> float:
+def ratio(base: str, item: tbx.Edit, rounds: int) -> float:
     """Time of the edited model over that of its base: the median over rounds in which both run."""
-    plain = testing.calibrate(timm.create_model(named_base(item))).eval()
+    plain = testing.calibrate(timm.create_model(base)).eval()
     edited = tbx.edit(copy.deepcopy(plain), item).eval()
     x = testing.image(edited, SIDE, SIDE)
     expected = testing.outputs(plain, x[:, :3])
@@ -77,8 +77,9 @@ def main(rounds: int = 21) -> None:
     with torch.inference_mode():
         for cls in tbx.list_edits():
             (item,) = tbx.parse(cls.example)
-            edits[f"{named_base(item)} + {item}"] = {"time_ratio": round(ratio(item, rounds), 2)}
-            print(item, edits[f"{named_base(item)} + {item}"], flush=True)
+            for base in (named_base(item, family) for family in item.families):
+                edits[f"{base} + {item}"] = {"time_ratio": round(ratio(base, item, rounds), 2)}
+                print(base, item, edits[f"{base} + {item}"], flush=True)
     result = {
         "edits": edits,
         "rounds": rounds,

@@ -9,7 +9,15 @@ import torch
 from torch import nn
 
 import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
 from timm_backbones_ext.edits.dcn import Dcn
+
+CASES = [
+    (testing.base_for(family, item), item)
+    for cls in tbx.list_edits()
+    for item in tbx.parse(cls.example)
+    for family in item.families
+]
 
 
 @pytest.mark.parametrize("text", ["dcn(stages=[3, 4])", "dcn(stages=(3, 4))", "dcn([3, 4])", " dcn( (3,4) ) "])
@@ -81,15 +89,48 @@ def test_any_live_model_of_a_family_can_be_edited() -> None:
     assert model(torch.randn(1, 3, 64, 64)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_new_tensors_take_the_dtype_of_the_model(dtype: torch.dtype) -> None:
-    model = tbx.edit(timm.create_model("resnet18").to(dtype), "dcn, in_chans(4)")
-    assert {p.dtype for p in model.parameters()} == {dtype}
-
-
-def test_new_tensors_are_made_on_the_device_of_the_model() -> None:
-    model = timm.create_model("ext_resnet50_dcn", device="meta", edits="frozen_bn, in_chans(4)")
+@pytest.mark.parametrize(("base", "item"), CASES, ids=str)
+def test_new_tensors_take_dtype_and_device_of_the_model(base: str, item: tbx.Edit) -> None:
+    model = tbx.edit(testing.create(base).to(torch.bfloat16), item)
+    assert {t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()} == {torch.bfloat16}
+    with torch.device("meta"):
+        model = testing.create(base)
+    tbx.edit(model, item)
     assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+@pytest.mark.parametrize(("base", "item"), CASES, ids=str)
+def test_a_model_in_training_stays_in_training(base: str, item: tbx.Edit) -> None:
+    for training in (True, False):
+        model = tbx.edit(testing.create(base).train(training), item)
+        assert {module.training for module in model.modules()} == {training}
+
+
+@pytest.mark.parametrize("cls", tbx.list_edits())
+def test_every_edit_says_by_which_route_its_gain_was_published(cls: type[tbx.Edit]) -> None:
+    assert cls.evidence.startswith(("warm insertion: ", "from scratch: ", "none: "))
+    assert cls.exact in ("eval", "eval+train")
+
+
+def test_only_what_was_applied_and_can_be_merged_is_merged() -> None:
+    model = timm.create_model("ext_resnet18", edits="dcn(stages=[4]), frozen_bn")
+    with pytest.raises(ValueError, match=r"no edit 'rep'; it has: dcn\(stages=\(4,\)\), frozen_bn"):
+        tbx.merge(model, "rep")
+    with pytest.raises(ValueError, match="'dcn' cannot be merged"):
+        tbx.merge(model, "dcn")
+    assert tbx.merge(model).edits == ("dcn(stages=(4,))", "frozen_bn")
+
+
+def test_a_merged_model_keeps_its_other_edits() -> None:
+    model = timm.create_model("ext_resnet18", edits="in_chans(5), rep, frozen_bn, eca").eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x = testing.image(model, 64, 64)
+    expected = testing.outputs(model.double(), x.double())
+    merged = tbx.merge(model, "rep")
+    assert merged.edits == ("in_chans(n=5)", "frozen_bn", "eca")
+    assert not any("branches" in key for key in merged.state_dict())
+    assert testing.largest(testing.outputs(merged, x.double()), expected) <= 1e-9
 
 
 def test_an_edited_model_can_be_copied_and_pickled() -> None:

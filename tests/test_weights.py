@@ -1,10 +1,12 @@
 """Checkpoints into edited models: what fits loads, whatever else names what is wrong and loads nothing."""
 
 import pickle
+import re
 
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -113,3 +115,47 @@ def test_a_truncated_or_foreign_file_is_an_error(spoil, tmp_path) -> None:
     weights.write_bytes(spoil(weights.read_bytes()))
     with pytest.raises(tbx.WeightsError, match=r"model.safetensors of .* is damaged or is not a safetensors file"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_checkpoints_in_the_format_of_convnexts_authors_load() -> None:
+    plain = testing.calibrate(timm.create_model("convnext_atto")).eval()
+    names = {
+        r"stem\.": "downsample_layers.0.",
+        r"stages\.(\d)\.blocks\.(\d)": r"stages.\1.\2",
+        r"stages\.(\d)\.downsample\.": r"downsample_layers.\1.",
+        "conv_dw": "dwconv",
+        r"mlp\.fc": "pwconv",
+        r"head\.norm": "norm",
+        r"head\.fc": "head",
+    }
+    theirs = {}
+    for key, value in plain.state_dict().items():
+        for ours, name in names.items():
+            key = re.sub(f"^{ours}" if ours.startswith("head") else ours, name, key)
+        theirs[key] = value
+    model = timm.create_model(
+        "ext_convnext_atto", edits="kernel", pretrained=True, pretrained_cfg_overlay={"state_dict": {"model": theirs}}
+    ).eval()
+    x = testing.image(plain, 64, 64)
+    assert testing.largest(testing.outputs(model, x), testing.outputs(plain, x)) <= 1e-4
+
+
+def test_torchvisions_vgg_loads() -> None:
+    theirs = torchvision.models.vgg11_bn(weights=None).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    source = {"state_dict": dict(theirs.state_dict())}
+    model = timm.create_model("ext_vgg11_bn", edits="rep", pretrained=True, pretrained_cfg_overlay=source).eval()
+    x = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(model(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_convnext_v2s_autoencoders_load_without_the_norm_of_the_head() -> None:
+    plain = timm.create_model("convnextv2_tiny", num_classes=0)
+    weights = {key: value for key, value in plain.state_dict().items() if not key.startswith("head.")}
+    source = {"state_dict": dict(weights)}
+    model = timm.create_model("ext_convnextv2_tiny.fcmae", pretrained=True, pretrained_cfg_overlay=source)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in weights.items())
+    with pytest.raises(tbx.WeightsError, match=r"missing \(head\.norm\.weight"):
+        timm.create_model("ext_convnextv2_tiny", pretrained=True, pretrained_cfg_overlay={**source, "num_classes": 0})

@@ -1,6 +1,6 @@
 """Custom timm backbones that start as the pretrained models they extend. Importing this registers them."""
 
-from . import models
+from . import models, testing
 from ._version import __version__
 from .describe import describe
 from .edits import EDITS, Edit, edit, edit_class, list_edits, merge, parse
@@ -34,5 +34,6 @@ __all__ = [
     "push_to_hub",
     "register_variant",
     "save",
+    "testing",
     "verify",
 ]

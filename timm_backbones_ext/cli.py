@@ -148,30 +148,32 @@ def info(name: str, edits: str | None, as_json: bool) -> None:
 @as_json
 def edits_command(name: str | None, family: str | None, base: str | None, as_json: bool) -> None:
     """List the edits, or the one called NAME: exactness, evidence, and costs on a base."""
-    from .costs import applicable, cost
-    from .edits import EDITS, list_edits
+    from .costs import applicable, cost, named_base
+    from .edits import EDITS, list_edits, parse
 
     one_of("edit", name, EDITS)
     fitting = applicable(known(base)) if base else list_edits()
     found = [item for item in list_edits(family) if name in (None, item.name) and item in fitting]
+    if not found:
+        raise ValueError(f"no such edit for {base or family}; `timm-ext edits` lists all")
     keys = ("name", "example", "families", "exact", "evidence")
-    facts = [{key: getattr(item, key) for key in keys} | asdict(cost(item.example, base)) for item in found]
+    facts = [
+        {key: getattr(item, key) for key in keys} | asdict(cost(edit, base or named_base(edit, family)))
+        for item in found
+        for edit in parse(item.example)
+    ]
     if as_json:
         return print_json(facts)
-    if not facts:
-        raise ValueError(f"no such edit for {base or family}; `timm-ext edits` lists all")
-    columns = ("edit", "on", "+params", "+GMACs", "time", "exact in", "merges")
-    table(columns, map(_cost_row, facts))
+    table(("edit", "on", "parameters", "GMACs", "time", "merges"), map(_cost_row, facts))
     click.echo()
-    return table(
-        ("edit", "families", "evidence"), [(v["name"], ", ".join(v["families"]), v["evidence"]) for v in facts]
-    )
+    rows = [(v["name"], ", ".join(v["families"]), v["exact"], v["evidence"]) for v in facts]
+    return table(("edit", "families", "exact in", "evidence"), rows)
 
 
 def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:
-    added = (f"{facts['params'] / 1e6:.2f}M", f"{facts['gmacs']:.2f}")
-    ratio = f"{facts['time_ratio']:.2f}" if facts["time_ratio"] else "-"
-    return facts["example"], facts["base"], *added, ratio, facts["exact"], "yes" if facts["merges"] else "no"
+    added = f"{facts['params']:+,}", f"{facts['gmacs']:+.2f}"
+    ratio = f"{facts['time_ratio']:.2f}x" if facts["time_ratio"] else "-"
+    return facts["example"], facts["base"], *added, ratio, "yes" if facts["merges"] else "no"
 
 
 def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:

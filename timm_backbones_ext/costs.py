@@ -15,7 +15,7 @@ from .edits.families import FAMILIES
 
 __all__ = ["NAMED", "RATIOS", "Cost", "applicable", "cost", "named_base"]
 
-NAMED = {"resnet": "resnet50", "convnext": "convnext_tiny", "efficientnet": "efficientnet_b0", "vgg": "vgg16"}
+NAMED = {"resnet": "resnet50", "convnext": "convnext_tiny", "efficientnet": "efficientnet_b0", "vgg": "vgg16_bn"}
 """The base, by family, on which costs are stated."""
 RATIOS = Path(__file__).with_suffix(".json")
 """Written by `benchmarks/edits.py`."""
@@ -35,9 +35,9 @@ class Cost:
     """Whether `merge` takes the cost away again."""
 
 
-def named_base(item: Edit) -> str:
-    """The base on which the cost of an edit is stated: of its first family, one that the edit can be applied to."""
-    family = next(name for name in FAMILIES if name in item.families)
+def named_base(item: Edit, family: str | None = None) -> str:
+    """The base on which the cost of an edit is stated: one of the family, the edit's first one by default."""
+    family = family or next(name for name in FAMILIES if name in item.families)
     return item.tried_on.get(family, NAMED[family])
 
 

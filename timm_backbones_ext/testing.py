@@ -45,13 +45,16 @@ SLIM: dict[str, dict[str, Any]] = {"vgg11_bn": {"mlp_ratio": 1 / 64}}
 """Arguments that make it smaller still: nine tenths of a VGG are the first layer of its classifier."""
 
 
-def check_edit(item: str | Edit) -> None:
+def check_edit(item: str | Edit | type[Edit]) -> None:
     """Put an edit through every check, on the smallest member of each of its families.
+
+    Args:
+        item: An edit, its text, or its class for the edit in its simplest form.
 
     Raises:
         AssertionError: The edit breaks the law; the message says which part.
     """
-    (item,) = parse(item)
+    (item,) = parse(item.example if isinstance(item, type) else item)
     for family in item.families:
         base = base_for(family, item)
         check_identity(base, item)

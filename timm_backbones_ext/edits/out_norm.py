@@ -34,4 +34,4 @@ class OutNorm(Edit):
         weight = next(model.parameters())
         like = {"device": weight.device, "dtype": weight.dtype}
         norms = [LayerNorm2d(info["num_chs"], eps=1e-6, **like) for info in model.feature_info]
-        model.out_norms = nn.ModuleDict({str(level): norm for level, norm in enumerate(norms)})
+        model.out_norms = nn.ModuleDict({str(level): norm for level, norm in enumerate(norms)}).train(model.training)
