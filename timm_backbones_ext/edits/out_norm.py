@@ -22,7 +22,7 @@ class OutNorm(Edit):
     """A layer norm on each map of a `features_only` model, with weight 1 and bias 0.
 
     These maps are a new output: not the base's, but the base's normalised per pixel. Logits, `forward_features` and
-    `forward_intermediates` stay the base's.
+    `forward_intermediates` stay the base's. TorchScript takes the full model, not the `features_only` one.
     """
 
     maps_only: ClassVar[bool] = True
