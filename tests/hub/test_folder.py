@@ -101,6 +101,24 @@ def test_a_name_of_the_users_own_is_saved_as_base_and_edits(tmp_path: Path) -> N
     assert tbx.verify(tmp_path).same
 
 
+def test_a_merged_variant_is_saved_under_the_name_of_its_base(tmp_path: Path) -> None:
+    model = timm.create_model("ext_resnet50_rep", num_classes=2).eval()
+    tbx.save(tbx.merge(model), tmp_path)
+    assert config(tmp_path)["architecture"].startswith("ext_resnet50.")
+    assert "edits" not in config(tmp_path)["model_args"]
+    assert tbx.verify(tmp_path).same
+
+
+def test_a_live_model_is_saved_under_the_name_whose_edits_come_first(tmp_path: Path) -> None:
+    model = tbx.edit(timm.create_model("tf_efficientnet_b0", num_classes=2), "static_pad, in_chans(4)")
+    tbx.save(model, tmp_path)
+    assert config(tmp_path)["architecture"].startswith("ext_tf_efficientnet_b0.")
+    assert config(tmp_path)["model_args"]["edits"] == ["in_chans(n=4)"]
+    assert tbx.verify(tmp_path).same
+    with pytest.raises(ValueError, match=r"ext_tf_efficientnet_b0 \(static_pad\)"):
+        tbx.save(tbx.edit(timm.create_model("tf_efficientnet_b0"), "in_chans(4)"), tmp_path / "out")
+
+
 def test_a_model_that_others_could_not_create_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="resnet26 with the edits dcn has no name"):
         tbx.save(tbx.edit(timm.create_model("resnet26"), "dcn"), tmp_path / "out")
