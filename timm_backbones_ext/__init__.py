@@ -5,7 +5,7 @@ from ._version import __version__
 from .describe import describe
 from .edits import EDITS, Edit, edit, edit_class, list_edits, merge, parse
 from .fingerprint import Fingerprint, Report, compare, fingerprint
-from .hub import HubError, pull, push_to_hub, save, verify
+from .hub import HubError, plan_push, pull, push_to_hub, save, verify
 from .optim import param_groups
 from .registry import VARIANTS, Variant, register_variant
 from .weights import WeightsError
@@ -30,6 +30,7 @@ __all__ = [
     "models",
     "param_groups",
     "parse",
+    "plan_push",
     "pull",
     "push_to_hub",
     "register_variant",

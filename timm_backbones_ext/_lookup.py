@@ -48,7 +48,7 @@ def create(name: str, *, edits: str | None = None, device: str = "cpu", **kwargs
     import timm
     import torch
 
-    from .hub.download import explained
+    from .transfer import explained
 
     with explained(name), torch.device(device):
         return timm.create_model(known(name), **editable(name, edits), **kwargs).eval()

@@ -4,12 +4,11 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, is_dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
-from huggingface_hub.errors import RemoteEntryNotFoundError
+import torch
 from safetensors import SafetensorError
 from timm.models import (
     build_model_with_cfg,
@@ -25,21 +24,19 @@ from torch import nn
 from ._types import Model
 from .edits import Edit, parse
 from .layers.features import wrap
-from .weights import Recipe, WeightsError
+from .source import WEIGHTS, from_hub, place_of, safe_overlay, safe_source
+from .weights import Recipe, WeightsError, read_header
 
 __all__ = [
     "BUILT_IN",
     "HINT",
     "VARIANTS",
-    "WEIGHTS",
     "Variant",
     "build",
-    "no_safetensors",
     "register_variant",
     "variant",
 ]
 
-WEIGHTS = "model.safetensors"
 HINT = "needs_pip_install_timm-backbones-ext"
 """Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
 default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register; timm reads it from the module
@@ -119,7 +116,7 @@ def _derived_cfgs(variant: Variant) -> DefaultCfg:
     """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
     multiple = max((item.multiple for item in parse(variant.edits)), default=1)
     cfgs = {
-        name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **_safe_source(cfg), **_sizes(cfg, multiple))
+        name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **safe_source(cfg), **_sizes(cfg, multiple))
         for name, cfg in get_arch_pretrained_cfgs(variant.base).items()
     }
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
@@ -134,12 +131,6 @@ def _sizes(cfg: PretrainedCfg, multiple: int) -> dict[str, Any]:
     pool = tuple(pooled * new // old for pooled, new, old in zip(cfg.pool_size, grown, (height, width), strict=True))
     sizes = {"input_size": (channels, *grown), "pool_size": pool}
     return {**sizes, "test_input_size": test and (channels, *(-(-side // multiple) * multiple for side in test[1:]))}
-
-
-def _safe_source(cfg: PretrainedCfg) -> dict[str, Any]:
-    if not cfg.hf_hub_id:
-        return {}
-    return {"hf_hub_id": cfg.hf_hub_id, "hf_hub_filename": cfg.hf_hub_filename or WEIGHTS, "url": None}
 
 
 def build(
@@ -172,54 +163,27 @@ def build(
     Raises:
         ValueError: An unknown edit, or one that does not fit the model.
         WeightsError: The weights are not those of this model, or there is no safetensors file.
+        HubError: The weights cannot be fetched, or are not what the Hub recorded.
     """
     recipe = Recipe(model_entrypoint(variant.base), (*parse(variant.edits), *parse(edits)), headless=features_only)
     if features_only:
         kwargs["num_classes"] = 0
-    overlay = {**_checked_source(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}
+    overlay = {**safe_overlay(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}
+    # timm's annotation of pretrained_cfg leaves out a tag
+    given: Any = {"pretrained_cfg": pretrained_cfg, "pretrained_filter_fn": recipe.fit, **kwargs}
+    make = functools.partial(build_model_with_cfg, recipe, variant.name, pretrained, **given)
+    file = from_hub(variant.name, pretrained_cfg, overlay, kwargs.get("cache_dir")) if pretrained else None
+    if file is not None:
+        with torch.device("meta"):  # does the header fit? A model without memory can tell
+            make(pretrained_cfg_overlay={**overlay, "source": "", "state_dict": read_header(file)}, device="meta")
     try:
-        model = build_model_with_cfg(
-            recipe,
-            variant.name,
-            pretrained,
-            pretrained_cfg=pretrained_cfg,  # ty: ignore[invalid-argument-type] timm's annotation leaves out a tag
-            pretrained_cfg_overlay=overlay,
-            pretrained_filter_fn=recipe.fit,
-            **kwargs,
-        )
-    except RemoteEntryNotFoundError as error:
-        raise WeightsError(no_safetensors(_place(pretrained_cfg, overlay))) from error
+        model = make(pretrained_cfg_overlay={**overlay, "source": "", "file": str(file)} if file else overlay)
     except SafetensorError as error:
-        place = _place(pretrained_cfg, overlay)
+        place = place_of(pretrained_cfg, overlay)
         raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
+    if file is not None:
+        model.pretrained_cfg["file"] = None  # the cache of this machine is nothing to remember
     if not features_only:
         return model
     levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
-
-
-def _place(cfg: Any, overlay: dict[str, Any]) -> str:
-    """Where the weights come from, for an error message."""
-    known = {
-        **({} if cfg is None or isinstance(cfg, str) else dict(vars(cfg) if is_dataclass(cfg) else cfg)),
-        **overlay,
-    }
-    return str(known.get("file") or known.get("hf_hub_id") or "the base's Hub repo")
-
-
-def _checked_source(cfg: Any, pretrained: bool) -> dict[str, Any]:
-    """Overlay that keeps timm from reading a pickle where the config names a repo or folder of the user's."""
-    if cfg is None or isinstance(cfg, str):
-        return {}
-    cfg = cfg if isinstance(cfg, PretrainedCfg) else PretrainedCfg(**cfg)
-    if cfg.source == "local-dir" and pretrained and not (Path(cfg.file or "") / WEIGHTS).is_file():
-        raise WeightsError(no_safetensors(f"folder {cfg.file}"))
-    return _safe_source(cfg)
-
-
-def no_safetensors(place: str) -> str:
-    """The message for a repo or folder without safetensors weights."""
-    return (
-        f"{place} has no {WEIGHTS}, and pickles are not read. Convert a pickle that you trust: "
-        f"safetensors.torch.save_file(torch.load('pytorch_model.bin', weights_only=True), '{WEIGHTS}')"
-    )

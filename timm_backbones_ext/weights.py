@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from timm.models import adapt_input_conv
 from torch import Tensor
@@ -22,7 +23,10 @@ from ._types import Model
 from .edits import Edit, edit
 from .edits.output_stride import mend
 
-__all__ = ["Recipe", "WeightsError", "write_safetensors"]
+__all__ = ["Recipe", "WeightsError", "read_header", "write_safetensors"]
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""Of the tensors of a backbone: floats, and the counts of batch norms."""
 
 
 class WeightsError(RuntimeError):
@@ -116,6 +120,24 @@ def _mismatch(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
 
 def _some(names: list[str], limit: int = 6) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def read_header(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as tensors without memory, on the device `meta`.
+
+    Raises:
+        WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  it has no other iteration
+            kinds = {key: part.get_dtype() for key, part in parts.items()}
+            shapes = {key: part.get_shape() for key, part in parts.items()}
+    except SafetensorError as error:
+        raise WeightsError(f"{Path(path).name} is damaged or is not a safetensors file ({error})") from error
+    if strange := [key for key, kind in kinds.items() if kind not in DTYPES]:
+        raise WeightsError(f"{Path(path).name} holds {kinds[strange[0]]} in {strange[0]}; expected {', '.join(DTYPES)}")
+    return {key: torch.empty(shapes[key], dtype=DTYPES[kinds[key]], device="meta") for key in parts}
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:

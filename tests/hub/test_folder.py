@@ -151,7 +151,7 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytes
     model = timm.create_model("ext_resnet18")
     tbx.save(model, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
-    monkeypatch.setattr("timm_backbones_ext.hub.folder.render_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("timm_backbones_ext.hub.folder.render_card", lambda *_, **__: 1 / 0)
     for folder in ("old", "new"):
         with pytest.raises(ZeroDivisionError):
             tbx.save(model, tmp_path / folder, overwrite=True)

@@ -1,7 +1,8 @@
 """Backbones as folders, and folders on the Hugging Face Hub: weights, config, fingerprint and card; never a pickle."""
 
-from .download import HubError, pull, verify
+from ..transfer import HubError
+from .download import pull, verify
 from .folder import save
-from .upload import push_to_hub
+from .upload import plan_push, push_to_hub
 
-__all__ = ["HubError", "pull", "push_to_hub", "save", "verify"]
+__all__ = ["HubError", "plan_push", "pull", "push_to_hub", "save", "verify"]

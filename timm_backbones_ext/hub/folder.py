@@ -11,21 +11,38 @@ from typing import Any
 
 import timm
 from timm.models._hub import save_config_for_hf
+from torch.distributed import get_rank, is_initialized
 
+from .._digest import sha256_of
 from .._types import Model
 from .._version import __version__
 from ..edits import parse
 from ..edits.in_chans import InChans
-from ..fingerprint import Fingerprint, compare, fingerprint, unwrap
-from ..registry import BUILT_IN, HINT, VARIANTS, WEIGHTS
-from ..weights import write_safetensors
+from ..fingerprint import Fingerprint, Report, compare, fingerprint, unwrap
+from ..registry import BUILT_IN, HINT, VARIANTS
+from ..source import CONFIG, WEIGHTS
+from ..weights import read_header, write_safetensors
 from .card import render_card
+from .plain import as_plain_timm, created_with, tensors, whole
 
-__all__ = ["CARD", "CONFIG", "FILES", "FINGERPRINT", "Identity", "check_folder", "identify", "save"]
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "FILES",
+    "FINGERPRINT",
+    "PULLED",
+    "SIGNATURE",
+    "Identity",
+    "check_folder",
+    "identify",
+    "load",
+    "save",
+    "write_card",
+]
 
-CONFIG, FINGERPRINT, CARD = "config.json", "fingerprint.safetensors", "README.md"
-FILES = (WEIGHTS, CONFIG, FINGERPRINT, CARD)
-_WRAPPER_ARGS = ("features_only", "out_indices", "feature_cls", "feature_cfg")
+FINGERPRINT, CARD, SIGNATURE = "fingerprint.safetensors", "README.md", "model.sig"
+PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
+FILES = (*PULLED, CARD)
 
 
 @dataclass(frozen=True)
@@ -73,40 +90,64 @@ def save(
     *,
     label_names: Sequence[str] | None = None,
     card: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    as_timm: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write a backbone as safetensors, config, fingerprint and model card.
 
     Args:
         model: A timm model or an `ext_*` one; `features_only` ones are saved as the full model without classifier.
+            Wrappers (DDP, DataParallel, torch.compile) are looked through. A model that is sharded over ranks is
+            saved by rank 0; every rank has to call.
         folder: Made if it does not exist. All files appear, or none.
         label_names: Names of the classes, one per output.
         card: Fields that replace those of the card's metadata: `license`, `datasets`, `language`, `tags`, ...
+        metrics: Results on the first of the card's `datasets`: `{"accuracy": 0.97}`; they become its `model-index`.
+        as_timm: Save a model without edits as the timm model that it is, for people without this package.
         overwrite: Replace the files of an earlier save.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The model cannot be created anew from names, or the labels are not one per class.
+        ValueError: The model cannot be created anew from names, the labels are not one per class, or the licence of
+            the base does not allow the one that is asked for.
         FileExistsError: The folder holds a saved model and `overwrite` is false.
         OSError: The folder cannot be written to.
     """
-    folder, full = Path(folder), unwrap(model)
+    args = created_with(model)
+    folder, full = Path(folder), whole(unwrap(model))
+    full._model_args = {**args, **created_with(full)}
+    full = as_plain_timm(full) if as_timm else full
     if label_names is not None and len(label_names) != full.num_classes:
         raise ValueError(f"expected {full.num_classes} label names, one per class; got {len(label_names)}")
     present = [name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
         raise FileExistsError(f"{folder} holds {', '.join(present)} already; choose another folder or overwrite=True")
     identity = identify(full)
+    if is_initialized() and get_rank() > 0:
+        return folder
     with _all_or_nothing(folder) as draft:
-        state = {key: value.detach().cpu().contiguous() for key, value in full.state_dict().items()}
-        write_safetensors(state, draft / WEIGHTS, _metadata(identity))
-        config = _config(full, identity, getattr(model, "_model_args", {}), label_names, draft / CONFIG)
+        write_safetensors(tensors(full), draft / WEIGHTS, _metadata(identity))
+        config = _config(full, identity, label_names, draft / CONFIG)
         (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         fingerprint(full).save(draft / FINGERPRINT)
-        (draft / CARD).write_text(render_card(full, identity, card or {}), encoding="utf-8")
+        write_card(full, draft, card=card, metrics=metrics)
     return folder
+
+
+def write_card(
+    model: Model,
+    folder: Path,
+    *,
+    card: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Write the model card for the files that are in a folder."""
+    hashes = {name: sha256_of(folder / name) for name in PULLED if (folder / name).is_file()}
+    text = render_card(model, identify(model), card or {}, metrics=metrics or {}, hashes=hashes)
+    (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _metadata(identity: Identity) -> dict[str, str]:
@@ -119,12 +160,8 @@ def _metadata(identity: Identity) -> dict[str, str]:
     }
 
 
-def _config(
-    model: Model, identity: Identity, created_with: Mapping[str, Any], labels: Sequence[str] | None, draft: Path
-) -> dict[str, Any]:
+def _config(model: Model, identity: Identity, labels: Sequence[str] | None, draft: Path) -> dict[str, Any]:
     """timm's own config for the model, with what is needed to create it here and to say what is missing elsewhere."""
-    args = {**created_with, **getattr(model, "_model_args", {})}
-    model._model_args = {key: value for key, value in args.items() if key not in (*_WRAPPER_ARGS, "edits")}
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
     save_config_for_hf(model, str(draft), model_config=model_config, data_config=_normalisation(model))
     config = json.loads(draft.read_text(encoding="utf-8"))
@@ -168,7 +205,7 @@ def _all_or_nothing(folder: Path) -> Generator[Path]:
         raise
 
 
-def check_folder(folder: Path) -> Any:
+def check_folder(folder: Path) -> Report:
     """Create the model in a folder and compare what it computes with the fingerprint beside it.
 
     Returns:
@@ -181,5 +218,13 @@ def check_folder(folder: Path) -> Any:
     path = folder / FINGERPRINT
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {FINGERPRINT}, so there is nothing to verify it against")
+    return compare(Fingerprint.load(path), fingerprint(load(folder)))
+
+
+def load(folder: Path) -> Model:
+    """The model in a folder, with the dtypes of the file: timm makes it in float32."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    return compare(Fingerprint.load(path), fingerprint(model))
+    stored, now = read_header(folder / WEIGHTS), model.state_dict(keep_vars=True)
+    for key in stored.keys() & now.keys():
+        now[key].data = now[key].data.to(stored[key].dtype)
+    return model

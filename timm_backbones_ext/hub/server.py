@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from .store import Conflict, File, NotFound, Store, git_blob_id
+from .._digest import git_blob_id
+from .store import Conflict, File, NotFound, Store
 
 try:
     from starlette.requests import Request

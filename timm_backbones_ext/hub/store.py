@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["Conflict", "File", "NotFound", "Store", "fsck", "git_blob_id", "sha256_of"]
+from .._digest import sha256_of
+
+__all__ = ["Conflict", "File", "NotFound", "Store", "fsck"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY, private INTEGER NOT NULL);
@@ -70,20 +72,6 @@ class Commit:
     message: str
     date: float
     """Seconds since 1970, UTC."""
-
-
-def git_blob_id(content: bytes) -> str:
-    """The sha1 that git gives a blob with this content."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def checked_path(path: str) -> str:

@@ -1,0 +1,62 @@
+"""Patience with faults that pass: resets, timeouts, and answers that ask to come again."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from .errors import TransportError
+
+__all__ = ["PATIENCE", "Patience", "persist"]
+
+T = TypeVar("T")
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+HOPELESS = ("LocalProtocolError", "TooManyRedirects", "UnsupportedProtocol")
+
+
+@dataclass
+class Patience:
+    """How often and how long to try again; the wait doubles each time, and half of it is drawn by lot."""
+
+    attempts: int = 6
+    first_wait: float = 0.5
+    """Seconds before the second attempt."""
+    longest_wait: float = 20.0
+    """Seconds; also the longest `Retry-After` that is waited for."""
+
+    def wait(self, failures: int, error: BaseException) -> None:
+        """Sleep after so many failures in a row, or raise the last one: it will not pass, or patience is at its end."""
+        asked = passes(error)
+        if asked is None:
+            raise error
+        if failures >= self.attempts or asked > self.longest_wait:
+            vars(error)["tried"] = f"tried {failures} times" + (f"; it asks to wait {asked:.0f} s" if asked else "")
+            raise error
+        drawn = min(self.longest_wait, self.first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+        time.sleep(max(asked, drawn))
+
+
+PATIENCE = Patience()
+
+
+def passes(error: BaseException) -> float | None:
+    """Seconds that the server asks to wait, 0 if it does not say; None for a fault that will not pass by itself."""
+    response: Any = getattr(error, "response", None)
+    if response is not None:
+        if response.status_code not in PASSING:
+            return None
+        asked = response.headers.get("Retry-After", "")
+        return float(asked) if asked.isdigit() else 0.0
+    return 0.0 if isinstance(error, TransportError) and type(error).__name__ not in HOPELESS else None
+
+
+def persist(call: Callable[[], T], patience: Patience | None = None) -> T:
+    """Call until it succeeds, fails for good, or patience is at its end; the last error says how often it was tried."""
+    patience, failures = patience or PATIENCE, 0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            failures += 1
+            patience.wait(failures, error)
