@@ -5,8 +5,10 @@ The Hub client reads its environment when it is imported, so that is set up firs
 
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 with socket.create_server(("127.0.0.1", 0)) as _free:
     PORT = _free.getsockname()[1]
@@ -19,12 +21,13 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 
+sys.path.insert(0, str(Path(__file__).with_name("tests") / "hub"))
+
 import pytest
 import torch
+from faulty import FaultyHub
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
-
-from timm_backbones_ext.hub.local import LocalHub
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # two workers with two threads each wait for each other
@@ -36,9 +39,9 @@ def _seed() -> None:
 
 
 @pytest.fixture(scope="session")
-def local_hub() -> Iterator[LocalHub]:
+def local_hub() -> Iterator[FaultyHub]:
     """A Hub on this machine, where every client of the test process goes."""
-    with LocalHub(port=PORT) as hub:
+    with FaultyHub(port=PORT) as hub:
         yield hub
 
 

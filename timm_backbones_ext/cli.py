@@ -4,25 +4,21 @@ Tables on a terminal, tab-separated lines when piped, JSON with --json. Exit sta
 differs, is damaged, or the Hub refuses); 2 for wrong use. torch and timm are imported by the commands that need them.
 """
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ._cli_hub import COMMANDS
 from ._lookup import create, editable, known, licences, one_of
+from ._options import FAILED, USAGE, as_json, edits_option, family_option, pretrained_option
 from ._output import print_json, table
 from ._version import __version__
 
-if TYPE_CHECKING:
-    from .fingerprint import Report
-
 __all__ = ["main"]
-
-FAILED, USAGE = 1, 2
 
 
 class Main(click.Group):
@@ -58,12 +54,8 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-edits_option = click.option("--edits", default=None, help='Edits, such as "dcn(stages=[4]), frozen_bn".')
-family_option = click.option("--family", default=None, help="Only this family: resnet, convnext, ...")
-pretrained_option = click.option("--pretrained", is_flag=True, help="Load the weights of the tag.")
-revision_option = click.option("--revision", default=None, help="Branch, tag or commit.")
-token_option = click.option("--token", default=None, help="Access token; that of `hf auth login` by default.")
+for command in COMMANDS:
+    main.add_command(command)
 
 
 @main.command("list")
@@ -218,115 +210,6 @@ def features(name: str, output: str | None, overwrite: bool, as_json: bool, **op
         return print_json({"picture": str(picture), "levels": levels})
     table(columns, rows)
     return click.echo(f"wrote {picture}", err=True)
-
-
-@main.command("save")
-@click.argument("name")
-@click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
-@edits_option
-@pretrained_option
-@as_json
-def save_command(name: str, folder: str, overwrite: bool, edits: str | None, pretrained: bool, as_json: bool) -> None:
-    """Save model NAME to FOLDER: weights, config, fingerprint and card."""
-    from .hub import save
-
-    saved = save(create(name, edits=edits, pretrained=pretrained), folder, overwrite=overwrite)
-    return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
-
-
-def _folder(source: str) -> Path | None:
-    """The folder that a source names; none if it is a Hub id or a model's name.
-
-    Raises:
-        FileNotFoundError: It can only be a folder, and is not there.
-    """
-    folder = Path(source.removeprefix("local-dir:"))
-    if folder.is_dir():
-        return folder
-    if source.startswith(("local-dir:", ".", "/", "~")):
-        raise FileNotFoundError(f"no folder {str(folder)!r}")
-    return None
-
-
-@main.command()
-@click.argument("source")
-@click.argument("repo")
-@click.option("--private", is_flag=True, help="Make a new repo private.")
-@click.option("--create-pr", is_flag=True, help="Open a pull request.")
-@click.option("--message", default=None, help="Commit message.")
-@click.option("--revision", default=None, help="Branch to commit to.")
-@edits_option
-@pretrained_option
-@token_option
-@as_json
-def push(source: str, repo: str, message: str | None, as_json: bool, **options: Any) -> None:
-    """Push SOURCE, a saved folder or the name of a model, to REPO on the Hub."""
-    from .hub import push_to_hub
-
-    made = {"edits": options.pop("edits"), "pretrained": options.pop("pretrained")}
-    model = _folder(source)
-    if model and any(made.values()):
-        raise ValueError(f"{source} is a saved folder; --edits and --pretrained are for the name of a model")
-    commit = push_to_hub(model or create(source, **made), repo, commit_message=message, **options)
-    facts = {"repo": repo, "commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url}
-    return print_json(facts) if as_json else click.echo(f"{repo}@{commit.oid}\n{commit.pr_url or commit.commit_url}")
-
-
-@main.command("pull")
-@click.argument("repo")
-@revision_option
-@token_option
-@as_json
-def pull_command(repo: str, as_json: bool, **options: Any) -> None:
-    """Download REPO, check it, and print the folder."""
-    from .hub import pull
-
-    folder = str(pull(repo, **options))
-    return print_json({"repo": repo, "folder": folder}) if as_json else click.echo(folder)
-
-
-@main.command("verify")
-@click.argument("source")
-@revision_option
-@token_option
-@as_json
-@click.pass_context
-def verify_command(ctx: click.Context, source: str, as_json: bool, **options: Any) -> None:
-    """Check that SOURCE, a repo or a folder, computes what it did when it was saved."""
-    from .hub import verify
-
-    report: Report = verify(_folder(source) or source, **options)
-    if as_json:
-        print_json({"same": report.same, **asdict(report)})
-    else:
-        table(("output", "relative difference"), [(name, f"{value:.1e}") for name, value in report.levels.items()])
-        click.echo(report)
-    ctx.exit(0 if report.same else FAILED)
-
-
-@main.group()
-def hub() -> None:
-    """A Hub on this machine."""
-
-
-@hub.command()
-@click.argument("root", type=click.Path(file_okay=False))
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines reach; needs --token.")
-@click.option("--token", "tokens", multiple=True, metavar="TOKEN=USER[:read]", help="Who may do what; may repeat.")
-def serve(root: str, tokens: Sequence[str], **options: Any) -> None:
-    """Serve the Hub that is kept in folder ROOT, until interrupted; prints its endpoint."""
-    from .hub.local import parse_token
-    from .hub.local import serve as serve_hub
-
-    who = dict(map(parse_token, tokens))
-    click.echo(
-        f"Clients need HF_ENDPOINT, HF_HUB_DISABLE_XET=1{' and HF_TOKEN' * bool(who)}. Ctrl-C ends it.", err=True
-    )
-    with contextlib.suppress(KeyboardInterrupt):
-        serve_hub(root, tokens=who, **options)
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

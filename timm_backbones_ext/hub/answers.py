@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from .store import Commit, File
 
-__all__ = ["commit_entry", "iso", "origin", "refs", "tree_entry", "validate_yaml"]
+__all__ = ["commit_entry", "discussion", "model_info", "origin", "refs", "tree_entry", "validate_yaml"]
 
 
 def origin(request: Request) -> str:
@@ -53,3 +53,35 @@ def validate_yaml(asked: Mapping[str, Any]) -> Response:
         return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
     warnings = [] if metadata else [{"message": "empty or missing yaml metadata in repo card"}]
     return JSONResponse({"errors": [], "warnings": warnings})
+
+
+def model_info(repo: str, newest: Commit, files: Mapping[str, File], facts: tuple[bool, str]) -> dict[str, Any]:
+    """A repo at a commit; `facts` are whether it is private and how it is gated."""
+    private, gated = facts
+    info = {
+        "id": repo,
+        "modelId": repo,
+        "author": repo.partition("/")[0],
+        "sha": newest.oid,
+        "tags": [],
+        "downloads": 0,
+    }
+    state = {"private": private, "gated": gated or False, "disabled": False, "lastModified": iso(newest.date)}
+    siblings = []
+    for path, file in files.items():
+        item = {"rfilename": path, **tree_entry(file), "blobId": file.git}
+        if file.lfs:
+            item["lfs"] = {"sha256": file.sha256, **item["lfs"]}
+        siblings.append(item)
+    return {**info, **state, "siblings": siblings}
+
+
+def discussion(repo: str, number: int, newest: Commit, merged: bool) -> dict[str, Any]:
+    """A pull request as the list of a repo's discussions has it."""
+    about = {"num": number, "title": newest.title, "createdAt": iso(newest.date), "author": {"name": "local"}}
+    return {
+        **about,
+        "status": "merged" if merged else "open",
+        "isPullRequest": True,
+        "repo": {"name": repo, "type": "model"},
+    }

@@ -28,6 +28,8 @@ def check_config(path: Path, place: str) -> None:
     Raises:
         HubError: It is damaged, or names an unknown architecture or arguments that it does not take.
     """
+    if not path.is_file():
+        raise HubError(f"{place} has no {path.name}: it is no timm model")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -3,14 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from ..fingerprint import Report
+from .._digest import sha256_of
+from ..fingerprint import Fingerprint, Report
 from ..source import CONFIG, WEIGHTS, no_safetensors
 from ..transfer import HubError, Repo
 from .checks import check_config, check_weights
-from .folder import FINGERPRINT, check_folder
-from .lock import Lock
+from .folder import FINGERPRINT, PULLED, SIGNATURE, check_folder
+from .lock import Entry, Lock
+from .signing import check_signature
 
-__all__ = ["pull", "verify"]
+__all__ = ["lock_repo", "pull", "verify"]
 
 
 def pull(
@@ -60,25 +62,38 @@ def pull(
     return folder
 
 
-def verify(source: str | Path, revision: str | None = None, *, token: str | bool | None = None) -> Report:
+def verify(
+    source: str | Path,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    trust: str | Path | None = None,
+) -> Report:
     """Create a saved backbone and compare what it computes with the fingerprint that was saved with it.
 
     Args:
         source: Hub id, a folder, or "local-dir:FOLDER".
         revision: Branch, tag or commit of a Hub id.
         token: Access token for a Hub id.
+        trust: Public key (PEM); the holder of its private key must have signed the files.
 
     Returns:
         The report: `report.same` says whether it is the same function from the same keys, shapes and dtypes.
 
     Raises:
-        HubError: The repo cannot be pulled.
+        HubError: The repo cannot be pulled, or is not signed by the key.
         FileNotFoundError: There is no fingerprint.
     """
     name = str(source)
     folder = Path(name.removeprefix("local-dir:"))
     if not name.startswith("local-dir:") and not folder.is_dir():
         folder = pull(name, revision, token=token, check=False)
+        if trust is not None and (repo := Repo(name, folder.name, token=token)).has(SIGNATURE):
+            repo.file(SIGNATURE)
+    if trust is not None:
+        check_signature(folder, trust)
+    check_config(folder / CONFIG, str(folder))
+    check_weights(folder, str(folder))
     return check_folder(folder)
 
 
@@ -94,3 +109,16 @@ def locked(
     if (asked := revision or marked or None) not in (None, entry.revision, entry.commit):
         raise ValueError(f"{lock} locks {name} at {entry.revision} ({entry.commit}); asked for {asked}")
     return Repo(name, entry.commit, pinned=entry.sha256, **options)
+
+
+def lock_repo(repo_id: str, revision: str | None = None, *, token: str | bool | None = None) -> Entry:
+    """Pull and check a repo, and say what to lock of it.
+
+    Raises:
+        HubError: It cannot be pulled, or is no backbone.
+    """
+    repo = Repo(repo_id, revision, token=token)
+    pull(repo.id, repo.commit, token=token)
+    hashes = {name: sha256_of(repo.file(name)) for name in PULLED if repo.has(name)}
+    digest = Fingerprint.load(repo.file(FINGERPRINT)).digest if FINGERPRINT in hashes else ""
+    return Entry(repo.id, repo.revision, repo.commit, digest, hashes)

@@ -1,9 +1,7 @@
 """A Hugging Face Hub on this machine, for tests, demos and teams without a network.
 
-    timm-ext hub serve ROOT --port 5000
-    HF_ENDPOINT=http://127.0.0.1:5000 HF_HUB_DISABLE_XET=1 python script.py
-
-Clients with hf_xet installed upload by Xet whatever a server offers, hence the second variable.
+timm-ext hub serve ROOT --port 5000
+HF_ENDPOINT=http://127.0.0.1:5000 python script.py
 """
 
 import argparse
@@ -15,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -53,6 +51,7 @@ def serve(
     tokens: Mapping[str, tuple[str, bool]] | None = None,
     allow_remote: bool = False,
     announce: TextIO | None = None,
+    wrap: Callable[[Any], Any] = lambda app: app,
 ) -> None:
     """Serve the Hub that is kept in a folder, until interrupted.
 
@@ -63,6 +62,7 @@ def serve(
         tokens: Token -> (user, may write). Without any, on loopback, every token may do everything.
         allow_remote: Listen on an address that other machines reach; needs tokens.
         announce: Where to write the endpoint, as one line of JSON; standard output by default.
+        wrap: ASGI middleware around the Hub.
 
     Raises:
         ValueError: An address beyond loopback without `allow_remote` and tokens.
@@ -78,7 +78,7 @@ def serve(
         print(
             json.dumps({"endpoint": f"http://{host}:{api.getsockname()[1]}"}), file=announce or sys.stdout, flush=True
         )
-        _run(app, [api, storage])
+        _run(wrap(app), [api, storage])
 
 
 def _run(app: Any, sockets: list[socket.socket]) -> None:
@@ -102,6 +102,8 @@ class LocalHub:
 
     endpoint: str
     """`http://127.0.0.1:PORT`"""
+    program = _LIGHT
+    """What the process runs; its arguments are the package's folder and those of `main`."""
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class LocalHub:
         """Environment of a client: set it before huggingface_hub is imported, in a process of its own."""
         home = str(Path(self._scratch.name, "home"))
         token = next(iter(self.tokens), "local")
-        client = {"HF_ENDPOINT": self.endpoint, "HF_HOME": home, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+        client = {"HF_ENDPOINT": self.endpoint, "HF_HOME": home, "HF_TOKEN": token}
         return {**client, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     @property
@@ -132,7 +134,7 @@ class LocalHub:
         command = [
             sys.executable,
             "-c",
-            _LIGHT,
+            self.program,
             package,
             str(self.root),
             "--port",
@@ -167,7 +169,7 @@ class LocalHub:
         self._scratch.cleanup()
 
 
-def main() -> None:
+def main(wrap: Callable[[Any], Any] = lambda app: app) -> None:
     """Serve from the command line, without the rest of `timm-ext`."""
     parser = argparse.ArgumentParser(prog="python -m timm_backbones_ext.hub.local", description=serve.__doc__)
     parser.add_argument("root")
@@ -177,7 +179,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.until_stdin_closes:  # the parent holds the other end, and lets go of it even when it is killed
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    serve(args.root, port=args.port, tokens=dict(map(parse_token, args.token)))
+    serve(args.root, port=args.port, tokens=dict(map(parse_token, args.token)), wrap=wrap)
 
 
 if __name__ == "__main__":

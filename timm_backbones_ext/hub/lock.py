@@ -11,17 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._digest import sha256_of
-from ..fingerprint import Fingerprint
-from ..transfer import HubError, Repo
-from .folder import FINGERPRINT, PULLED
-
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # ty: ignore[import-not-found]
 
-__all__ = ["LOCK", "Entry", "Lock", "lock_entry"]
+__all__ = ["LOCK", "Entry", "Lock"]
 
 LOCK = "backbones.lock"
 HEAD = "# Written by `timm-ext lock`; belongs into version control.\n"
@@ -91,16 +86,3 @@ def _toml(entry: Entry) -> str:
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     hashes = [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in sorted(entry.sha256.items())]
     return "\n".join(["", "[[backbone]]", *lines, "[backbone.sha256]", *hashes, ""])
-
-
-def lock_entry(repo: Repo) -> Entry:
-    """What to lock of a repo that is pulled already.
-
-    Raises:
-        HubError: It is no backbone.
-    """
-    hashes = {name: sha256_of(repo.file(name)) for name in PULLED if repo.has(name)}
-    if not hashes:
-        raise HubError(f"{repo.place} holds no backbone: expected {', '.join(PULLED)}")
-    digest = Fingerprint.load(repo.file(FINGERPRINT)).digest if FINGERPRINT in hashes else ""
-    return Entry(repo.id, repo.revision, repo.commit, digest, hashes)

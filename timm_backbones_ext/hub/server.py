@@ -1,16 +1,13 @@
 """The answers of a local Hub: the Hub's protocol as the unmodified `huggingface_hub` client speaks it.
 
 As on the real Hub, files in LFS are redirected to another origin, the storage host, by links that carry their own
-permission. Uploads go by LFS, not by Xet.
+permission. Uploads and downloads go by Xet or by LFS, as the client likes.
 """
 
-import hmac
 import json
-import secrets
-import time
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -22,7 +19,9 @@ try:
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, Response
 
-    from .answers import commit_entry, iso, origin, refs, tree_entry, validate_yaml
+    from .answers import commit_entry, discussion, model_info, origin, refs, tree_entry, validate_yaml
+    from .permits import Fault, Moved, Permits, User
+    from .xet import Xet
 except ImportError as error:
     raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
 
@@ -30,25 +29,6 @@ __all__ = ["Hub", "User"]
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".gz", ".zip", ".npz", ".pkl")
 LFS_SIZE = 1 << 20
-LINK_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class User:
-    """Who a token belongs to, and whether it may write."""
-
-    name: str
-    writes: bool = True
-
-
-class Fault(Exception):
-    """An answer that is an error, with the code that the client tells errors apart by."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.response = JSONResponse(
-            {"error": message}, status, headers={"X-Error-Code": code, "X-Error-Message": message}
-        )
 
 
 class Hub:
@@ -56,9 +36,8 @@ class Hub:
 
     def __init__(self, root: str | Path, storage_port: int, tokens: Mapping[str, User] | None = None) -> None:
         self.store = Store(root)
-        self.storage_port = storage_port
-        self.tokens = dict(tokens or {})
-        self.secret = secrets.token_bytes()
+        self.xet = Xet(self.store)
+        self.permits = Permits(storage_port, tokens)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request; whatever is wrong with it becomes an error that the client understands."""
@@ -88,6 +67,8 @@ class Hub:
                 return self.create_repo(request, await request.json())
             case "DELETE", ["api", "repos", "delete"]:
                 return self.delete_repo(request, await request.json())
+            case "POST", ["api", "repos", "move"]:
+                return self.move_repo(request, await request.json())
             case "GET", ["api", "models"]:
                 return self.list_models(request)
             case "POST", [owner, name, "info", "lfs", "objects", "batch"] if name.endswith(".git"):
@@ -96,10 +77,18 @@ class Hub:
             case (("GET" | "HEAD"), [owner, name, "resolve", revision, *path]):
                 return self.resolve(request, self.readable(request, f"{owner}/{name}"), revision, "/".join(path))
             case (("GET" | "HEAD"), ["storage", sha256]):
-                self.check_link(request, sha256)
+                self.permits.check_link(request, sha256)
                 return FileResponse(self.store.blob(sha256), headers={"ETag": f'"{sha256}"'})
             case "PUT", ["storage", sha256]:
                 return await self.receive_blob(request, sha256)
+            case "GET", ["xet", "xorb", name]:
+                self.permits.check_link(request, name)
+                return self.xet.send_xorb(name)
+            case _, ["xet", *rest]:
+                self.permits.check_xet_token(request)
+                link = partial(self.permits.link, request, "GET", folder="xet/xorb")
+                if answer := await self.xet.answer(request, rest, link):
+                    return answer
             case method, ["api", "models", owner, name, *rest]:
                 return await self.repo_api(request, method, self.readable(request, f"{owner}/{name}"), rest)
         raise Fault(404, "NotFound", f"this Hub has no {request.method} {request.url.path}")
@@ -118,12 +107,18 @@ class Hub:
                 paths = asked.getlist("paths") if hasattr(asked, "getlist") else asked["paths"]
                 files = self.store.files(self.revision(repo, revision))
                 return JSONResponse([tree_entry(files[path]) for path in paths if path in files])
+            case "GET", ["xet-read-token", _]:
+                return self.permits.xet_token(request, "GET")
             case "GET", ["refs"]:
                 return JSONResponse(refs(self.store.refs(repo)))
+            case "GET", ["discussions"]:
+                return self.discussions(repo)
             case "GET", ["commits", revision]:
                 return JSONResponse([commit_entry(item) for item in self.store.history(self.revision(repo, revision))])
-        self.writer(request)
+        self.permits.writer(request)
         match method, rest:
+            case "GET", ["xet-write-token", _]:
+                return self.permits.xet_token(request, "PUT")
             case "POST", ["preupload", revision]:
                 return self.preupload(repo, revision, await request.json())
             case "POST", ["commit", revision]:
@@ -136,40 +131,27 @@ class Hub:
                 self.store.set_ref(repo, f"tags/{(await request.json())['tag']}", self.revision(repo, revision))
             case "DELETE", [("branch" | "tag") as kind, name]:
                 self.store.set_ref(repo, f"{'heads' if kind == 'branch' else 'tags'}/{name}", None)
+            case "POST", ["discussions", number, "merge"]:
+                self.store.merge(repo, f"pr/{number}")
             case "PUT", ["settings"]:
                 asked = await request.json()
-                self.store.set_private(repo, asked.get("private", asked.get("visibility") == "private"))
+                if "private" in asked or "visibility" in asked:
+                    self.store.set_private(repo, asked.get("private", asked.get("visibility") == "private"))
+                if "gated" in asked:
+                    self.store.set_gated(repo, asked["gated"] or "")
             case _:
                 raise Fault(404, "NotFound", f"this Hub has no {method} {'/'.join(rest)}")
         return JSONResponse({"success": True})
 
     # who may do what
 
-    def user(self, request: Request) -> User | None:
-        """The user of the request's token; without tokens configured any token is a writer."""
-        token = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not token:
-            return None
-        if not self.tokens:
-            return User("local")
-        if token not in self.tokens:
-            raise Fault(401, "InvalidToken", "Invalid credentials in Authorization header")
-        return self.tokens[token]
-
-    def writer(self, request: Request) -> User:
-        """The user, who may write."""
-        user = self.user(request)
-        if user is None:
-            raise Fault(401, "Unauthorized", "a token is needed to write; run `hf auth login` or set HF_TOKEN")
-        if not user.writes:
-            raise Fault(403, "Forbidden", f"the token of {user.name} may only read")
-        return user
-
     def readable(self, request: Request, repo: str) -> str:
         """The repo's id; a private one is not there for strangers."""
-        user = self.user(request)
+        user = self.permits.user(request)
+        if new := self.store.moved_to(repo):
+            raise Moved(request.url.path.replace(f"/{repo}", f"/{new}", 1), request.url.query)
         try:
-            hidden = self.store.is_private(repo) and user is None
+            hidden = self.store.facts(repo)[0] and user is None
         except NotFound:
             hidden = True
         if hidden:
@@ -183,30 +165,9 @@ class Hub:
         except NotFound as error:
             raise Fault(404, "RevisionNotFound", f"Invalid rev id: {revision}") from error
 
-    # links to the storage host, which carry their own permission
-
-    def link(self, request: Request, method: str, sha256: str) -> str:
-        """A link to content that is good for an hour."""
-        host, until = request.url.hostname, int(time.time()) + LINK_SECONDS
-        return (
-            f"http://{host}:{self.storage_port}/storage/{sha256}?until={until}&sign={self.sign(method, sha256, until)}"
-        )
-
-    def sign(self, method: str, sha256: str, until: int) -> str:
-        """What proves that this server made a link."""
-        return hmac.new(self.secret, f"{method} {sha256} {until}".encode(), "sha256").hexdigest()
-
-    def check_link(self, request: Request, sha256: str) -> None:
-        """Refuse a link that this server did not make, or that is too old."""
-        until = int(request.query_params.get("until", "0"))
-        method = "GET" if request.method == "HEAD" else request.method
-        good = hmac.compare_digest(self.sign(method, sha256, until), request.query_params.get("sign", ""))
-        if not good or until < time.time():
-            raise Fault(403, "AccessDenied", "the link has expired or is not genuine")
-
     async def receive_blob(self, request: Request, sha256: str) -> Response:
         """Keep uploaded content if it is what its name says."""
-        self.check_link(request, sha256)
+        self.permits.check_link(request, sha256)
         try:
             with self.store.incoming(sha256) as file:
                 async for chunk in request.stream():
@@ -219,7 +180,7 @@ class Hub:
 
     def whoami(self, request: Request) -> Response:
         """Who the token belongs to."""
-        user = self.user(request)
+        user = self.permits.user(request)
         if user is None:
             raise Fault(401, "Unauthorized", "no token was sent")
         role = {"displayName": "local", "role": "write" if user.writes else "read"}
@@ -228,7 +189,7 @@ class Hub:
 
     def create_repo(self, request: Request, asked: dict[str, Any]) -> Response:
         """Make a model repo."""
-        user = self.writer(request)
+        user = self.permits.writer(request)
         repo = f"{asked.get('organization') or user.name}/{asked['name']}"
         if asked.get("type", "model") != "model":
             raise Fault(400, "BadRequest", "this Hub holds models only")
@@ -240,33 +201,34 @@ class Hub:
 
     def delete_repo(self, request: Request, asked: dict[str, Any]) -> Response:
         """Forget a repo."""
-        user = self.writer(request)
+        user = self.permits.writer(request)
         self.store.delete_repo(self.readable(request, f"{asked.get('organization') or user.name}/{asked['name']}"))
+        return JSONResponse({})
+
+    def move_repo(self, request: Request, asked: dict[str, Any]) -> Response:
+        """Rename a repo; the old id leads to it."""
+        self.permits.writer(request)
+        self.store.move_repo(self.readable(request, asked["fromRepo"]), asked["toRepo"])
         return JSONResponse({})
 
     def list_models(self, request: Request) -> Response:
         """Public repos whose id contains what is searched for."""
         search, author = request.query_params.get("search", ""), request.query_params.get("author")
-        found = [repo for repo in self.store.repos() if search in repo and not self.store.is_private(repo)]
+        found = [repo for repo in self.store.repos() if search in repo and not self.store.facts(repo)[0]]
         return JSONResponse([{"id": repo} for repo in found if author in (None, repo.partition("/")[0])])
 
     def model_info(self, repo: str, oid: str) -> Response:
         """A repo at a commit."""
         newest = next(self.store.history(oid))
-        info = {"id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": oid, "tags": [], "downloads": 0}
-        state = {
-            "private": self.store.is_private(repo),
-            "gated": False,
-            "disabled": False,
-            "lastModified": iso(newest.date),
-        }
-        files: list[dict[str, Any]] = [
-            {"rfilename": path, **tree_entry(file), "blobId": file.git} for path, file in self.store.files(oid).items()
-        ]
-        siblings = [
-            {**item, "lfs": {"sha256": item["lfs"]["oid"], **item["lfs"]}} if "lfs" in item else item for item in files
-        ]
-        return JSONResponse({**info, **state, "siblings": siblings})
+        return JSONResponse(model_info(repo, newest, self.store.files(oid), self.store.facts(repo)))
+
+    def discussions(self, repo: str) -> Response:
+        """The pull requests of a repo."""
+        refs = self.store.refs(repo)
+        main = [commit.oid for commit in self.store.history(refs["heads/main"])]
+        asked = {int(name[3:]): oid for name, oid in refs.items() if name.startswith("pr/")}
+        found = [discussion(repo, num, next(self.store.history(oid)), oid in main) for num, oid in asked.items()]
+        return JSONResponse({"discussions": found, "count": len(found), "start": 0})
 
     def tree(self, request: Request, oid: str, folder: str) -> Response:
         """Files below a folder; folders too, unless asked to go into them."""
@@ -296,12 +258,12 @@ class Hub:
     def lfs_batch(self, request: Request, repo: str, asked: dict[str, Any]) -> Response:
         """Where to upload the content that is not here yet."""
         if asked.get("operation") == "upload":
-            self.writer(request)
+            self.permits.writer(request)
         objects = []
         for item in asked["objects"]:
             entry = {"oid": item["oid"], "size": item["size"]}
             if not self.store.blob(item["oid"]).is_file():
-                entry["actions"] = {"upload": {"href": self.link(request, "PUT", item["oid"])}}
+                entry["actions"] = {"upload": {"href": self.permits.link(request, "PUT", item["oid"])}}
             objects.append(entry)
         return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
@@ -359,10 +321,15 @@ class Hub:
             fault = Fault(404, "EntryNotFound", f"{path} is not in {repo}@{revision}")
             fault.response.headers["X-Repo-Commit"] = oid
             raise fault
+        if not self.permits.admitted(request, self.store.facts(repo)[1]):
+            raise Fault(403, "GatedRepo", f"Access to model {repo} is restricted; ask for access on its page")
         headers = {"X-Repo-Commit": oid, "ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
         if not file.lfs:
             return FileResponse(self.store.blob(file.sha256), headers=headers, media_type="text/plain")
         linked = {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        if name := self.xet.name_of(file.sha256):
+            token = f"{origin(request)}/api/models/{repo}/xet-read-token/{oid}"
+            linked |= {"X-Xet-Hash": name, "Link": f'<{token}>; rel="xet-auth"'}
         return Response(
-            status_code=302, headers={**headers, **linked, "Location": self.link(request, "GET", file.sha256)}
+            status_code=302, headers={**headers, **linked, "Location": self.permits.link(request, "GET", file.sha256)}
         )

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .._digest import sha256_of
+from .._digest import CHUNK, sha256_of
 
-__all__ = ["Conflict", "File", "NotFound", "Store", "fsck"]
+__all__ = ["Conflict", "File", "NotFound", "Store"]
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY, private INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY, private INTEGER NOT NULL, gated TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS moves (old TEXT PRIMARY KEY, new TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (
     oid TEXT PRIMARY KEY, repo TEXT NOT NULL, parent TEXT, title TEXT NOT NULL, message TEXT NOT NULL,
     date REAL NOT NULL
@@ -93,12 +94,12 @@ class Store:
         self.root = Path(root)
         self.blobs = self.root / "blobs"
         self.blobs.mkdir(parents=True, exist_ok=True)
-        with self._database() as db:
+        with self.database() as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.executescript(SCHEMA)
 
     @contextmanager
-    def _database(self, write: bool = False) -> Generator[sqlite3.Connection]:
+    def database(self, write: bool = False) -> Generator[sqlite3.Connection]:
         """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind."""
         with closing(sqlite3.connect(self.root / "hub.sqlite", timeout=30, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous=FULL")
@@ -121,41 +122,66 @@ class Store:
         """
         if not _REPO_ID.fullmatch(repo):
             raise Conflict(f"{repo!r} is no repo id; expected 'owner/name'")
-        with self._database(write=True) as db:
+        with self.database(write=True) as db:
             if db.execute("SELECT 1 FROM repos WHERE id = ?", (repo,)).fetchone():
                 raise Conflict(f"{repo} exists already")
-            db.execute("INSERT INTO repos VALUES (?, ?)", (repo, private))
+            db.execute("INSERT INTO repos (id, private) VALUES (?, ?)", (repo, private))
             self._insert_commit(db, repo, "heads/main", None, "initial commit", "", [])
 
     def delete_repo(self, repo: str) -> None:
         """Forget a repo; its blobs stay, since others may share them."""
-        self.is_private(repo)
-        with self._database(write=True) as db:
+        self.facts(repo)
+        with self.database(write=True) as db:
             db.execute("DELETE FROM files WHERE oid IN (SELECT oid FROM commits WHERE repo = ?)", (repo,))
             for table, column in (("commits", "repo"), ("refs", "repo"), ("repos", "id")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (repo,))
 
-    def is_private(self, repo: str) -> bool:
-        """Whether a repo is private; NotFound if there is none."""
-        with self._database() as db:
-            row = db.execute("SELECT private FROM repos WHERE id = ?", (repo,)).fetchone()
+    def facts(self, repo: str) -> tuple[bool, str]:
+        """Whether a repo is private, and how it is gated: "", "auto" or "manual"; NotFound if there is none."""
+        with self.database() as db:
+            row = db.execute("SELECT private, gated FROM repos WHERE id = ?", (repo,)).fetchone()
         if row is None:
             raise NotFound(repo)
-        return bool(row[0])
+        return bool(row[0]), row[1]
 
     def set_private(self, repo: str, private: bool) -> None:
         """Make a repo private or public."""
-        with self._database(write=True) as db:
+        with self.database(write=True) as db:
             db.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo))
+
+    def set_gated(self, repo: str, gated: str) -> None:
+        """Let people ask for access, or not ("")."""
+        with self.database(write=True) as db:
+            db.execute("UPDATE repos SET gated = ? WHERE id = ?", (gated, repo))
+
+    def move_repo(self, old: str, new: str) -> None:
+        """Rename a repo; the old id leads to the new one.
+
+        Raises:
+            Conflict: The new id is none, or is taken.
+        """
+        if not _REPO_ID.fullmatch(new) or new in self.repos():
+            raise Conflict(f"{new!r} is no repo id, or is taken")
+        self.facts(old)
+        with self.database(write=True) as db:
+            for table, column in (("commits", "repo"), ("refs", "repo"), ("repos", "id"), ("moves", "new")):
+                db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, old))
+            db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?)", (old, new))
+
+    def moved_to(self, repo: str) -> str | None:
+        """The new id of a repo that was renamed."""
+        with self.database() as db:
+            row = db.execute("SELECT new FROM moves WHERE old = ?", (repo,)).fetchone()
+        return row[0] if row else None
 
     def repos(self) -> list[str]:
         """Ids of all repos."""
-        with self._database() as db:
+        with self.database() as db:
             return [row[0] for row in db.execute("SELECT id FROM repos ORDER BY id")]
 
     def refs(self, repo: str) -> dict[str, str]:
         """`heads/main`, `tags/v1`, `pr/1` -> commit."""
-        with self._database() as db:
+        with self.database() as db:
             return dict(db.execute("SELECT name, oid FROM refs WHERE repo = ? ORDER BY name", (repo,)).fetchall())
 
     def resolve(self, repo: str, revision: str) -> str:
@@ -165,14 +191,14 @@ class Store:
             if name in refs:
                 return refs[name]
         if _OID.fullmatch(revision):
-            with self._database() as db:
+            with self.database() as db:
                 if db.execute("SELECT 1 FROM commits WHERE repo = ? AND oid = ?", (repo, revision)).fetchone():
                     return revision
         raise NotFound(f"{repo}@{revision}")
 
     def set_ref(self, repo: str, name: str, oid: str | None) -> None:
         """Make a new ref, or delete one with `oid=None`."""
-        with self._database(write=True) as db:
+        with self.database(write=True) as db:
             taken = db.execute("SELECT 1 FROM refs WHERE repo = ? AND name = ?", (repo, name)).fetchone()
             if oid is None:
                 if not taken:
@@ -185,19 +211,47 @@ class Store:
 
     def files(self, oid: str) -> dict[str, File]:
         """Files of a commit by path."""
-        with self._database() as db:
+        with self.database() as db:
             rows = db.execute("SELECT path, sha256, size, git, lfs FROM files WHERE oid = ? ORDER BY path", (oid,))
             return {row[0]: File(*row[:4], lfs=bool(row[4])) for row in rows}
 
     def history(self, oid: str | None) -> Iterator[Commit]:
         """A commit and those before it."""
         while oid is not None:
-            with self._database() as db:
+            with self.database() as db:
                 row = db.execute(
                     "SELECT oid, parent, title, message, date FROM commits WHERE oid = ?", (oid,)
                 ).fetchone()
             yield (commit := Commit(*row))
             oid = commit.parent
+
+    def merge(self, repo: str, name: str, into: str = "heads/main") -> None:
+        """Move a branch to a pull request that was built on it.
+
+        Raises:
+            Conflict: The branch has got other commits since.
+        """
+        refs = self.refs(repo)
+        if name not in refs:
+            raise NotFound(name)
+        if refs[into] not in [commit.oid for commit in self.history(refs[name])]:
+            raise Conflict(f"{into} has got other commits since {name} was opened; open a new one")
+        with self.database(write=True) as db:
+            db.execute("UPDATE refs SET oid = ? WHERE repo = ? AND name = ?", (refs[name], repo, into))
+
+    def adopt(self, repo: str, oid: str, files: Iterable[File], revision: str) -> None:
+        """Hold a commit of another Hub under its own id, as `main` and as the branch or commit it was asked for by."""
+        if not _OID.fullmatch(oid):
+            raise Conflict(f"{oid!r} is no commit")
+        with self.database(write=True) as db:
+            db.execute("INSERT OR IGNORE INTO repos (id, private) VALUES (?, 0)", (repo,))
+            known = db.execute("SELECT 1 FROM commits WHERE oid = ?", (oid,)).fetchone()
+            if not known:
+                db.execute("INSERT INTO commits VALUES (?, ?, NULL, ?, '', ?)", (oid, repo, "mirrored", time.time()))
+                rows = [(oid, file.path, file.sha256, file.size, file.git, file.lfs) for file in files]
+                db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?)", rows)
+            for name in {"main", revision} - {oid}:
+                db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", (repo, f"heads/{name}", oid))
 
     def commit(
         self,
@@ -233,7 +287,7 @@ class Store:
         for file in add.values():
             if not self.blob(file.sha256).is_file():
                 raise Conflict(f"{file.path}: content {file.sha256} was not uploaded")
-        with self._database(write=True) as db:
+        with self.database(write=True) as db:
             row = db.execute("SELECT oid FROM refs WHERE repo = ? AND name = ?", (repo, ref)).fetchone()
             head = row[0] if row else start
             if head is None:
@@ -281,6 +335,15 @@ class Store:
             file.write(content)
         return sha256
 
+    def put_file(self, path: Path) -> str:
+        """Keep a copy of a file; returns its sha256."""
+        sha256 = sha256_of(path)
+        if not self.blob(sha256).is_file():
+            with self.incoming(sha256) as target, path.open("rb") as source:
+                while chunk := source.read(CHUNK):
+                    target.write(chunk)
+        return sha256
+
     @contextmanager
     def incoming(self, sha256: str) -> Generator["Incoming"]:
         """A file to write content to, which is kept at the end if its hash is right.
@@ -313,32 +376,3 @@ class Incoming:
         """Append a chunk."""
         self.raw.write(chunk)
         self.hash.update(chunk)
-
-
-def fsck(root: str | Path) -> list[str]:
-    """Name every missing or damaged blob of a local Hub, and the files that need it.
-
-    Raises:
-        NotFound: The folder holds no local Hub.
-    """
-    if not (Path(root) / "hub.sqlite").is_file():
-        raise NotFound(f"{root} holds no local Hub")
-    store, problems = Store(root), []
-    with store._database() as db:
-        query = "SELECT sha256, size, repo || ' ' || path || ' at ' || substr(files.oid, 1, 8) FROM files"
-        rows = db.execute(f"{query} JOIN commits ON commits.oid = files.oid ORDER BY sha256").fetchall()
-    needed: dict[tuple[str, int], list[str]] = {}
-    for sha256, size, place in rows:
-        needed.setdefault((sha256, size), []).append(place)
-    for (sha256, size), places in needed.items():
-        if problem := _problem(store.blob(sha256), sha256, size):
-            problems.append(f"{problem}: {sha256} (needed by {', '.join(places)})")
-    return problems
-
-
-def _problem(path: Path, sha256: str, size: int) -> str:
-    if not path.is_file():
-        return "missing"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes instead of {size}"
-    return "" if sha256_of(path) == sha256 else "damaged"

@@ -47,6 +47,6 @@ def explained(place: str) -> Generator[None]:
         raise HubError(f"{place}: the upload by Xet broke off: {error}") from error
 
 
-def tried(error: BaseException) -> str:
+def tried(error: BaseException | None) -> str:
     """What `persist` did before it gave up."""
     return f" ({error.tried})" if hasattr(error, "tried") else ""

@@ -62,7 +62,7 @@ def fetch(url: str, headers: dict[str, str], content: Content, target: Path, pla
                 return
             partial.unlink()
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         partial.unlink(missing_ok=True)
         raise HubError(
@@ -122,7 +122,7 @@ def _append(partial: Path, url: str, headers: dict[str, str], have: int, size: i
 
 def _from_storage(error: Any, url: str) -> bool:
     """Whether it was not the Hub itself that refused, but the host that it sent us to."""
-    return str(error.request.url).partition("?")[0] != url.partition("?")[0]
+    return str(error.response.url).partition("?")[0] != url.partition("?")[0]
 
 
 def _size(path: Path) -> int:

@@ -20,7 +20,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_
 
 from .._digest import git_blob_id, sha256_of
 from .._version import __version__
-from .errors import HubError, TransportError, explained
+from .errors import HubError, TransportError, explained, tried
 from .fetch import Content, fetch
 from .retry import PATIENCE, persist
 
@@ -107,7 +107,7 @@ class Repo:
 
     def _cached(self, name: str) -> Path | None:
         """The file if the cache holds it unharmed, found out without a request: the cache names blobs by their hash."""
-        path = self.snapshot / name
+        path = self.snapshot / checked_name(name)
         if not path.is_file():
             return None
         recorded = path.resolve().name if path.is_symlink() else ""
@@ -125,7 +125,7 @@ class Repo:
             raise HubError(f"{self.place}: the Hub cannot be reached and {name} is not in the cache")
         if name not in contents:
             raise HubError(f"{self.place} has no {name}")
-        content, path = contents[name], self.snapshot / name
+        content, path = contents[name], self.snapshot / checked_name(name)
         if content.is_in(path):
             return path
         blob = self.folder / "blobs" / content.etag
@@ -148,15 +148,19 @@ class Repo:
             with explained(self.place):
                 api = HfApi(token=self.token, **CLIENT)
                 patience = replace(PATIENCE, attempts=2) if known else PATIENCE
-                info = persist(lambda: api.model_info(self.id, revision=self.revision, files_metadata=True), patience)
+                asked: Any = {
+                    "revision": self.revision,
+                    "files_metadata": True,
+                    "timeout": constants.HF_HUB_ETAG_TIMEOUT,
+                }
+                info = persist(lambda: api.model_info(self.id, **asked), patience)
         except HubError as error:
             unreachable = isinstance(error.__cause__, (OfflineModeIsEnabled, TransportError))
             if not unreachable or getattr(error.__cause__, "response", None) is not None:
                 raise
             if not known or not (self.folder / "snapshots" / known).is_dir():
-                raise HubError(
-                    f"{self.place}: the Hub cannot be reached and this revision is not in the cache"
-                ) from error.__cause__
+                lack = f"{self.place}: the Hub cannot be reached and this revision is not in the cache"
+                raise HubError(f"{lack} ({error.__cause__}){tried(error.__cause__)}") from error.__cause__
             self._commit, self._contents, self._unreachable = known, {}, True
             return
         self._commit = _checked(str(info.sha), _COMMIT, self.place)
@@ -165,6 +169,18 @@ class Repo:
             with contextlib.suppress(OSError):  # a cache that cannot be written to serves all the same
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 _replace(ref, self._commit)
+
+
+def checked_name(name: str) -> str:
+    """A file's name in a repo, which must not lead out of the cache.
+
+    Raises:
+        HubError: It would.
+    """
+    parts = name.split("/")
+    if not name or "\\" in name or ":" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise HubError(f"{name!r} is no path inside a repo; nothing was loaded")
+    return name
 
 
 def _content(sibling: Any, place: str) -> Content:

@@ -1,0 +1,166 @@
+"""A local Hub that does what networks and servers do: the faults are asked for over HTTP, one after the other."""
+
+import asyncio
+import json
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from timm_backbones_ext.hub.local import LocalHub
+
+__all__ = ["Faults", "FaultyHub"]
+
+
+class Faults:
+    """ASGI middleware: rules, each used for so many of the requests that it is for, and a list of the requests."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.rules, self.seen = app, [], []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request as the Hub would, or as the first fitting rule says."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        if scope["path"] == "/_faults":
+            return await self.control(receive, send)
+        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
+        self.seen.append([scope["method"], scope["path"], headers.get("range", "")])
+        rule = next((rule for rule in self.rules if rule["times"] and self.fits(rule, scope)), None)
+        if rule is None:
+            return await self.app(scope, receive, send)
+        rule["times"] -= 1
+        return await getattr(self, rule["kind"])(rule, scope, receive, send)
+
+    async def control(self, receive: Any, send: Any) -> None:
+        """Take new rules, and tell what was asked for since the last ones."""
+        body = b""
+        while (message := await receive()).get("more_body") or message.get("body"):
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        answer = json.dumps(self.seen).encode()
+        self.rules, self.seen = json.loads(body or b"[]"), []
+        await reply(send, 200, answer)
+
+    @staticmethod
+    def fits(rule: dict, scope: Any) -> bool:
+        """Whether a rule is for a request."""
+        path = scope["path"]
+        return rule["where"] in path and scope["method"] in rule.get("method", "GET HEAD POST PUT")
+
+    async def status(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """An answer with a status, and perhaps Retry-After."""
+        headers = [(b"retry-after", str(rule["after"]).encode())] if "after" in rule else []
+        await reply(send, rule["status"], b"the server is not well", headers)
+
+    async def hang(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """No answer for a while."""
+        await asyncio.sleep(rule["seconds"])
+        send.__self__.transport.abort()
+
+    async def lost(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """The request is carried out; its answer is lost."""
+
+        async def nowhere(message: Any) -> None:
+            return None
+
+        await self.app(scope, receive, nowhere)
+        send.__self__.transport.abort()
+
+    async def reset(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """The connection breaks before an answer."""
+        send.__self__.transport.abort()  # of uvicorn, which would answer an exception with status 500
+
+    async def cut(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """The connection breaks after so many bytes."""
+        await self.app(scope, receive, Changed(send, cut=rule["at"]))
+
+    async def stall(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """Nothing more arrives after so many bytes, for a while."""
+        await self.app(scope, receive, Changed(send, cut=rule["at"], pause=rule["seconds"]))
+
+    async def no_range(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """The whole file, whatever part was asked for; and the connection breaks after so many bytes, if it says so."""
+        scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"range"]
+        await self.app(scope, receive, Changed(send, cut=rule.get("at")))
+
+    async def flip(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """One byte arrives with another value."""
+        await self.app(scope, receive, Changed(send, flip=rule["at"]))
+
+    async def rename(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """A file has another name in the answer."""
+        await self.app(scope, receive, Changed(send, names=(rule["from"], rule["to"])))
+
+    async def short(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """A body that is too short, with a length that says it is whole."""
+        await self.app(scope, receive, Changed(send, keep=rule["at"]))
+
+
+@dataclass
+class Changed:
+    """Sends an answer on with changes to its body."""
+
+    send: Any
+    cut: int | None = None
+    """Break the connection after so many bytes ..."""
+    pause: float = 0.05
+    """... and so many seconds, in which they leave the machine."""
+    flip: int | None = None
+    keep: int | None = None
+    names: tuple[str, str] | None = None
+    sent: int = 0
+
+    async def __call__(self, message: Any) -> None:
+        """Send one message of the answer."""
+        if message["type"] == "http.response.start":
+            length = None if self.keep is None else str(self.keep).encode()
+            message["headers"] = [
+                (key, length if length and key == b"content-length" else value)
+                for key, value in message["headers"]
+                if self.names is None or key != b"content-length"
+            ]
+        if message["type"] == "http.response.body":
+            message["body"] = self.changed(bytes(message.get("body", b"")))
+            self.sent += len(message["body"])
+        await self.send(message)
+        if self.cut is not None and self.sent >= self.cut:
+            await asyncio.sleep(self.pause)
+            raise ConnectionResetError
+
+    def changed(self, body: bytes) -> bytes:
+        """The part of the body that starts at byte `sent`, with the fault in it."""
+        if self.names is not None:
+            return body.replace(*(name.encode() for name in self.names))
+        if self.flip is not None and self.sent <= self.flip < self.sent + len(body):
+            at = self.flip - self.sent
+            body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+        limit = self.keep if self.keep is not None else self.cut
+        return body if limit is None else body[: max(0, limit - self.sent)]
+
+
+async def reply(send: Any, status: int, body: bytes, headers: Any = ()) -> None:
+    """A whole answer."""
+    await send({"type": "http.response.start", "status": status, "headers": [*headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+class FaultyHub(LocalHub):
+    """A local Hub whose process knows faults."""
+
+    program = LocalHub.program.replace(
+        'runpy.run_module("timm_backbones_ext.hub.local", run_name="__main__", alter_sys=True)',
+        f"""
+sys.argv[0] = "faulty"
+faults = runpy.run_path({__file__!r})["Faults"]
+from timm_backbones_ext.hub.local import main
+main(wrap=faults)
+""",
+    )
+
+    def faults(self, *rules: dict) -> list[list[str]]:
+        """Set the rules, and return the requests since they were set last: method, path, Range."""
+        body = json.dumps([{"times": 1, **rule} for rule in rules]).encode()
+        request = urllib.request.Request(f"{self.endpoint}/_faults", body, method="POST")
+        with urllib.request.urlopen(request) as answer:
+            return json.load(answer)
