@@ -25,6 +25,7 @@ from torch import nn
 from ._types import Model
 from .edits import Edit, parse
 from .layers.features import wrap
+from .norm_layer import translated
 from .weights import Recipe, WeightsError
 
 __all__ = [
@@ -173,7 +174,9 @@ def build(
         ValueError: An unknown edit, or one that does not fit the model.
         WeightsError: The weights are not those of this model, or there is no safetensors file.
     """
-    recipe = Recipe(model_entrypoint(variant.base), (*parse(variant.edits), *parse(edits)), headless=features_only)
+    entry = model_entrypoint(variant.base)
+    kwargs, chosen = translated(kwargs, (*parse(variant.edits), *parse(edits)), entry)
+    recipe = Recipe(entry, chosen, headless=features_only)
     if features_only:
         kwargs["num_classes"] = 0
     overlay = {**_checked_source(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}

@@ -17,6 +17,7 @@ from .._version import __version__
 from ..edits import parse
 from ..edits.in_chans import InChans
 from ..fingerprint import Fingerprint, compare, fingerprint, unwrap
+from ..norm_layer import is_frozen
 from ..registry import BUILT_IN, HINT, VARIANTS, WEIGHTS
 from ..weights import write_safetensors
 from .card import render_card
@@ -124,6 +125,8 @@ def _config(
 ) -> dict[str, Any]:
     """timm's own config for the model, with what is needed to create it here and to say what is missing elsewhere."""
     args = {**created_with, **getattr(model, "_model_args", {})}
+    if is_frozen(args.get("norm_layer")):  # which is saved as the edit that it became
+        del args["norm_layer"]
     model._model_args = {key: value for key, value in args.items() if key not in (*_WRAPPER_ARGS, "edits")}
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
     save_config_for_hf(model, str(draft), model_config=model_config, data_config=_normalisation(model))
