@@ -195,10 +195,19 @@ def build(
     except SafetensorError as error:
         place = _place(pretrained_cfg, overlay)
         raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
+    if pretrained:
+        _keep_statistics(model)
     if not features_only:
         return model
     levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+
+
+def _keep_statistics(model: Model) -> None:
+    """Mark batch norms, with transformers' own mark, as initialised: 5.23 resets them in its backbones otherwise."""
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            module._is_hf_initialized = True
 
 
 def _place(cfg: Any, overlay: dict[str, Any]) -> str:

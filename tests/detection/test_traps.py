@@ -7,7 +7,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 from timm.layers import BatchNormAct2d, ConvNormAct, convert_sync_batchnorm, freeze_batch_norm_2d
+from timm.models._hub import save_for_hf
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 import timm_backbones_ext as tbx
@@ -178,3 +181,102 @@ def test_trap_2_groupnorm_takes_a_number_of_groups_that_divides_every_width(
     tbx.save(ours, tmp_path)
     x = testing.image(ours, 64, 64)
     assert torch.equal(timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()(x), ours(x))
+
+
+def rates(model: nn.Module, **kwargs: object) -> set[float]:
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, layer_decay=0.7, **kwargs)
+    return {round(group["lr_scale"], 9) for group in optimizer.param_groups}
+
+
+@pytest.mark.parametrize(("name", "groups"), [("resnet18", 10), ("convnext_atto", 14), ("efficientnet_b0", 18)])
+def test_trap_3_layer_decay_finds_the_groups_of_the_classifier(name: str, groups: int) -> None:
+    """All but that of the head, which the maps do not have; in stock timm it is one for all parameters."""
+    stock, ours = (timm.create_model(f"{prefix}{name}", features_only=True) for prefix in ("", "ext_"))
+    assert len(rates(timm.create_model(name))) == groups
+    assert len(rates(ours)) == groups - 1
+    assert len(rates(stock)) == 1
+    decayed = tbx.param_groups(ours, lr=1.0, layer_decay=0.7)
+    assert len({round(group["lr"], 9) for group in decayed}) == groups - 1
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_trap_4_a_features_only_model_loads_and_saves_keys_of_either_kind(name: str, tmp_path: Path) -> None:
+    classifier, _ = twins(name)
+    file = tmp_path / "classifier.safetensors"
+    save_file(classifier.state_dict(), file)
+    if name != "resnet18":  # whose keys are the same
+        with pytest.raises(RuntimeError, match="Unexpected key"):
+            timm.create_model(name, features_only=True, checkpoint_path=str(file))
+    ours = timm.create_model(f"ext_{name}", features_only=True, checkpoint_path=str(file)).eval()
+    again = timm.create_model(f"ext_{name}", features_only=True).eval()
+    x = testing.image(classifier, 64, 64)
+    expected = classifier.forward_intermediates(x, intermediates_only=True)
+    for keys in (ours.state_dict(), ours.full_model().state_dict(), classifier.state_dict()):
+        again.load_state_dict(keys)
+        for got, wanted in zip(again(x), expected, strict=True):
+            torch.testing.assert_close(got, wanted)
+    assert ours.full_model().state_dict().keys() <= classifier.state_dict().keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("indices", [(1, 3), (2,), (0, 1, 2, 3)])
+@pytest.mark.parametrize(
+    ("name", "edits"), [*((name, None) for name in SMALLEST), ("convnext_atto", "out_norm"), ("resnet18", "dcn")]
+)
+def test_trap_4_transformers_takes_hidden_states_of_a_backbone(name: str, edits: str | None, indices: tuple) -> None:
+    from transformers import TimmBackbone, TimmBackboneConfig
+
+    config = TimmBackboneConfig(backbone=f"ext_{name}", out_indices=indices, use_pretrained_backbone=False)
+    backbone = TimmBackbone(config, edits=edits).eval()
+    full = backbone._backbone.full_model()
+    x = torch.randn(1, 3, 64, 64)
+    levels = full.forward_intermediates(x, intermediates_only=True)
+    before, hidden, after = backbone(x), backbone(x, output_hidden_states=True), backbone(x)
+    for got, again, i in zip(before.feature_maps, after.feature_maps, indices, strict=True):
+        assert torch.equal(got, again)
+        assert got.shape == levels[i].shape
+    assert [level.shape for level in hidden.hidden_states] == [level.shape for level in levels[: indices[-1] + 1]]
+    if edits != "out_norm":
+        for got, wanted in zip(hidden.hidden_states, levels, strict=False):
+            torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trap_4_stock_timm_fails_there() -> None:
+    from transformers import TimmBackbone, TimmBackboneConfig
+
+    backbone = TimmBackbone(TimmBackboneConfig(backbone="convnext_atto", out_indices=(1, 3))).eval()
+    with pytest.raises(IndexError):
+        backbone(torch.randn(1, 3, 64, 64), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_trap_5_transformers_reads_a_config_of_ours(name: str, tmp_path: Path) -> None:
+    from transformers import TimmWrapperForImageClassification
+
+    stock, ours = twins(name)
+    save_for_hf(stock, tmp_path / "stock", safe_serialization=True)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'num_classes'"):
+        TimmWrapperForImageClassification.from_pretrained(tmp_path / "stock")
+    tbx.save(ours, tmp_path / "ours")
+    x = testing.image(ours, 64, 64)
+    wrapped = TimmWrapperForImageClassification.from_pretrained(tmp_path / "ours").eval()
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
+    assert torch.equal(wrapped(x).logits, ours(x))
+    assert torch.equal(loaded(x), ours(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0"])
+def test_trap_6_transformers_leaves_the_statistics_of_pretrained_batch_norms(name: str) -> None:
+    from transformers import TimmBackbone, TimmBackboneConfig
+
+    weights = testing.calibrate(timm.create_model(name)).state_dict()
+    found = {}
+    for backbone in (name, f"ext_{name}"):
+        source = {"state_dict": dict(weights)}
+        config = TimmBackboneConfig(backbone=backbone, out_indices=(1, 3))
+        made = TimmBackbone(config, pretrained=True, pretrained_cfg_overlay=source)
+        found[backbone] = made._backbone.state_dict()["bn1.running_mean"]
+    assert torch.equal(found[f"ext_{name}"], weights["bn1.running_mean"])
+    assert not found[name].any()
