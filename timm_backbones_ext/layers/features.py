@@ -313,4 +313,5 @@ def _described(wrapper: Model, model: Model) -> Model:
     wrapper.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}
     wrapper.default_cfg = wrapper.pretrained_cfg
     wrapper.in_chans, wrapper._traits = model.in_chans, dict(model._traits)
+    wrapper.num_features = wrapper.feature_info.channels()[-1]
     return wrapper
