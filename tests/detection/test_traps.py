@@ -12,11 +12,13 @@ from timm.layers import BatchNormAct2d, ConvNormAct, convert_sync_batchnorm, fre
 from timm.models._hub import save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import nn
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.layers import FrozenBatchNorm2d
 from timm_backbones_ext.layers.features import wrap
+from timm_backbones_ext.registry import BUILT_IN, VARIANTS
 
 SMALLEST = ["resnet18", "convnext_atto", "efficientnet_b0"]
 
@@ -280,3 +282,72 @@ def test_trap_6_transformers_leaves_the_statistics_of_pretrained_batch_norms(nam
         found[backbone] = made._backbone.state_dict()["bn1.running_mean"]
     assert torch.equal(found[f"ext_{name}"], weights["bn1.running_mean"])
     assert not found[name].any()
+
+
+@pytest.mark.parametrize("edits", [None, "in_chans(5)"])
+@pytest.mark.parametrize("name", SMALLEST)
+def test_trap_8_torchvisions_backbone_with_fpn_runs_a_features_only_model(name: str, edits: str | None) -> None:
+    """Its children run in order, and `return_layers` is what torchvision wants to know."""
+    body = testing.calibrate(timm.create_model(f"ext_{name}", features_only=True, out_indices=(1, 2, 3), edits=edits))
+    layers, channels = dict(body.return_layers), body.feature_info.channels()
+    net = BackboneWithFPN(body.eval(), layers, channels, 16).eval()
+    x = torch.randn(1, body.in_chans, 64, 96)
+    for got, expected in zip(net.body(x).values(), body(x), strict=True):
+        assert torch.equal(got, expected)
+    assert [level.shape[1] for level in net(x).values()] == [16] * 4
+
+
+def test_trap_8_torchvisions_backbone_with_fpn_cannot_take_stock_efficientnets_and_convnexts() -> None:
+    for name, layer in (("efficientnet_b0", "blocks.1"), ("convnext_atto", "stages.1")):
+        with pytest.raises(ValueError, match="return_layers are not present"):
+            BackboneWithFPN(timm.create_model(name), {layer: "1"}, [16], 16)
+    stock = timm.create_model("efficientnet_b0", features_only=True)
+    with pytest.raises(ValueError, match="return_layers are not present"):
+        BackboneWithFPN(stock, {"blocks.1": "1"}, [16], 16)
+
+
+@pytest.mark.parametrize("name", sorted(item for item in VARIANTS if item in BUILT_IN))
+def test_trap_8_strides_and_widths_of_every_variant_are_those_that_clients_ask_for(name: str) -> None:
+    with torch.device("meta"):
+        model = timm.create_model(name, features_only=True)
+        maps = model(torch.empty(1, 3, 64, 64))
+    assert model.num_features == maps[-1].shape[1] == model.feature_info.channels()[-1]
+    strides = model.feature_info.reduction()
+    if "vgg" in name:  # which has a map of the image's own size
+        assert strides == [1, 2, 4, 8, 16, 32]
+    else:
+        assert strides in ([2, 4, 8, 16, 32], [4, 8, 16, 32])
+    assert [64 // level.shape[-1] for level in maps] == strides
+
+
+def test_trap_8_num_features_is_the_width_of_the_last_map_asked_for() -> None:
+    assert timm.create_model("ext_efficientnet_b0", features_only=True).num_features == 320
+    assert timm.create_model("ext_efficientnet_b0", features_only=True, out_indices=(3, 1)).num_features == 24
+    assert timm.create_model("ext_convnext_atto", features_only=True, edits="out_norm").num_features == 320
+    assert not hasattr(timm.create_model("efficientnet_b0", features_only=True), "num_features")
+
+
+@pytest.mark.parametrize("wanted", [{"edits": "in_chans(7)"}, {"in_chans": 3}])
+def test_trap_9_a_model_of_five_channels_takes_seven_as_an_edit_and_changes_with_three(
+    wanted: dict, tmp_path: Path
+) -> None:
+    """timm's own `in_chans` repeats, adds and rescales the weights of the first conv, in either direction."""
+    five = testing.calibrate(timm.create_model("ext_resnet18", in_chans=5, num_classes=10)).eval()
+    tbx.save(five, tmp_path)
+    x = torch.randn(1, 7, 64, 64)
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **wanted).eval()
+    expected = five(torch.cat([x[:, : other.in_chans], torch.zeros(1, 2, 64, 64)], 1)[:, :5])
+    difference = (other(x[:, : other.in_chans]) - expected).abs().max()
+    assert difference < 1e-5 if "edits" in wanted else difference > 0.1
+    stock = timm.create_model("resnet18", in_chans=7, num_classes=10, pretrained=True, pretrained_cfg=source_of(five))
+    assert (stock.eval()(x) - five(x[:, :5])).abs().max() > 0.1
+
+
+def source_of(model: nn.Module) -> dict:
+    cfg = {**timm.get_pretrained_cfg("resnet18").to_dict(), "num_classes": 10, "input_size": (5, 224, 224)}
+    return {**cfg, "state_dict": {key: value.clone() for key, value in model.state_dict().items()}}
+
+
+def test_trap_10_no_name_holds_a_word_by_which_clients_know_other_models() -> None:
+    words = ("dla", "tresnet", "vit", "densenet")
+    assert [name for name in VARIANTS for word in words if word in name] == []
