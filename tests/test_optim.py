@@ -3,6 +3,8 @@
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
+from torchvision.models.detection import RetinaNet
 
 import timm_backbones_ext as tbx
 
@@ -35,3 +37,36 @@ def test_frozen_parameters_are_in_no_group() -> None:
     found = {p for group in tbx.param_groups(model, lr=1.0) for p in group["params"]}
     assert model.conv1.weight not in found
     assert len(found) == len(list(model.parameters())) - 1
+
+
+@pytest.mark.parametrize("name", ["ext_resnet18", "ext_convnext_atto", "ext_efficientnet_b0"])
+def test_a_detector_learns_by_layer_in_its_backbone_and_at_the_full_rate_elsewhere(name: str) -> None:
+    net = RetinaNet(tbx.pyramid(name, 32, freeze_at=2), num_classes=3)
+    groups = tbx.param_groups(net, lr=1.0, weight_decay=0.1, layer_decay=0.5)
+    rate = {parameter: group["lr"] for group in groups for parameter in group["params"]}
+    decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    learning = {parameter for parameter in net.parameters() if parameter.requires_grad}
+    assert rate.keys() == learning
+    assert sum(len(group["params"]) for group in groups) == len(learning)
+    inside = {parameter for parameter in net.backbone.body.parameters() if parameter.requires_grad}
+    assert {rate[parameter] for parameter in learning - inside} == {1.0}
+    assert max(rate[parameter] for parameter in inside) == 0.5
+    assert len({rate[parameter] for parameter in inside}) >= 4
+    assert {decay[parameter] for parameter in learning if parameter.ndim == 1} == {0.0}
+    assert {decay[parameter] for parameter in learning if parameter.ndim == 4} == {0.1}
+
+
+def test_timms_optimiser_factory_takes_the_groups() -> None:
+    made = tbx.pyramid("ext_resnet18", 8, "P3-P5", edits="dcn")
+    groups = tbx.param_groups(made, lr=1e-3, weight_decay=0.1, layer_decay=0.5)
+    optimizer = create_optimizer_v2(groups, opt="adamw", lr=123.0, weight_decay=123.0)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    for got, asked in zip(optimizer.param_groups, groups, strict=True):
+        assert (got["lr"], got["weight_decay"]) == (asked["lr"], asked["weight_decay"])
+    sum(level.square().mean() for level in made(torch.randn(2, 3, 64, 64)).values()).backward()
+    optimizer.step()
+
+
+def test_layer_decay_without_a_backbone_is_an_error() -> None:
+    with pytest.raises(ValueError, match="expected a model with a timm backbone in it; Linear has none"):
+        tbx.param_groups(torch.nn.Linear(2, 2), lr=1.0, layer_decay=0.5)

@@ -17,17 +17,21 @@ def param_groups(
     Biases, norms and what the model itself exempts have no weight decay. Offsets of deformable convs learn at a tenth
     of the rate, as in mmcv's `dcn_offset_lr_mult` and Deformable DETR (https://arxiv.org/abs/2010.04159, section 5).
 
+    timm's optimiser factory takes them too: `timm.optim.create_optimizer_v2(groups, opt="adamw")`.
+
     Args:
-        model: A full model or a feature wrapper of this package.
+        model: A full model, a feature wrapper of this package, or a detector that holds one.
         lr: Learning rate of the last layers.
         weight_decay: That of the weights.
-        layer_decay: Factor on the learning rate per layer towards the input, such as 0.75; none by default.
+        layer_decay: Factor on the learning rate per layer towards the input, such as 0.75; none by default. In a
+            detector, what is not the backbone learns at `lr`, and the last layer of the backbone one step below.
+
+    Raises:
+        ValueError: Layer decay is asked for, and there is no backbone of timm's or ours.
     """
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
-    if layer_decay is None:
-        groups = param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
-    else:
-        groups = param_groups_layer_decay(model, weight_decay, exempt, layer_decay=layer_decay)
+    groups = (
+        _without_layers(model, weight_decay) if layer_decay is None else _by_layer(model, weight_decay, layer_decay)
+    )
     slow = _slow(model)
     split: dict[tuple[float, float], list[Any]] = {}
     for group in groups:
@@ -35,6 +39,28 @@ def param_groups(
             rate = lr * group.get("lr_scale", 1.0) * slow.get(parameter, 1.0)
             split.setdefault((rate, group["weight_decay"]), []).append(parameter)
     return [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in split.items()]
+
+
+def _without_layers(model: Model, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups of the parameters that learn: with and without weight decay."""
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    return param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
+
+
+def _by_layer(model: Model, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Groups by layer of the backbone in a model, then two for everything else."""
+    backbones = [(name, module) for name, module in model.named_modules() if hasattr(module, "group_matcher")]
+    if not backbones:
+        raise ValueError(f"layer_decay: expected a model with a timm backbone in it; {type(model).__name__} has none")
+    name, backbone = backbones[0]
+    exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    groups = param_groups_layer_decay(backbone, weight_decay, exempt, layer_decay=layer_decay)
+    if not name:
+        return groups
+    inside = set(backbone.parameters())
+    lower = [{**group, "lr_scale": group["lr_scale"] * layer_decay} for group in groups]
+    others = _without_layers(model, weight_decay)
+    return [*lower, *({**group, "params": [p for p in group["params"] if p not in inside]} for group in others)]
 
 
 def _slow(model: Model) -> dict[Any, float]:

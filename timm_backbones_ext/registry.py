@@ -24,6 +24,7 @@ from torch import nn
 from ._types import Model
 from .edits import Edit, parse
 from .layers.features import wrap
+from .norm_layer import translated
 from .source import WEIGHTS, from_hub, place_of, safe_overlay, safe_source
 from .weights import Recipe, WeightsError, read_header
 
@@ -165,7 +166,9 @@ def build(
         WeightsError: The weights are not those of this model, or there is no safetensors file.
         HubError: The weights cannot be fetched, or are not what the Hub recorded.
     """
-    recipe = Recipe(model_entrypoint(variant.base), (*parse(variant.edits), *parse(edits)), headless=features_only)
+    entry = model_entrypoint(variant.base)
+    kwargs, chosen = translated(kwargs, (*parse(variant.edits), *parse(edits)), entry)
+    recipe = Recipe(entry, chosen, headless=features_only)
     if features_only:
         kwargs["num_classes"] = 0
     overlay = {**safe_overlay(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}
@@ -183,7 +186,16 @@ def build(
         raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
     if file is not None:
         model.pretrained_cfg["file"] = None  # the cache of this machine is nothing to remember
+    if pretrained:
+        _keep_statistics(model)
     if not features_only:
         return model
     levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+
+
+def _keep_statistics(model: Model) -> None:
+    """Mark batch norms, with transformers' own mark, as initialised: 5.23 resets them in its backbones otherwise."""
+    for module in model.modules():
+        if hasattr(module, "running_mean"):
+            module._is_hf_initialized = True

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models import adapt_input_conv
+from timm.models import EfficientNet, adapt_input_conv
 from torch import Tensor
 
 from ._types import Model
 from .edits import Edit, edit
 from .edits.output_stride import mend
+from .layers.split_norm_act import split
 
 __all__ = ["Recipe", "WeightsError", "read_header", "write_safetensors"]
 
@@ -46,7 +47,10 @@ class Recipe:
     def __call__(self, **kwargs: Any) -> Model:
         """Make the model; `kwargs` are those of timm's entry function."""
         self.kwargs = kwargs
-        return edit(mend(self.entry(pretrained=False, **kwargs)), *self.edits)
+        model = mend(self.entry(pretrained=False, **kwargs))
+        if isinstance(model, EfficientNet):
+            split(model)
+        return edit(model, *self.edits)
 
     def fit(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         """The checkpoint in the format of `model`: base tensors bit-identical, tensors of missing edits the identity.

@@ -8,6 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from .._types import Model
 from ..edits import parse
+from ..norm_layer import is_frozen
 from ..registry import VARIANTS
 
 __all__ = ["as_plain_timm", "created_with", "is_sharded", "tensors", "whole"]
@@ -17,8 +18,9 @@ RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits"
 
 
 def created_with(model: Model) -> dict[str, Any]:
-    """timm's arguments by which a model was created."""
-    return {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
+    """timm's arguments by which a model was created; frozen batch norms are saved as the edit that they became."""
+    args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
+    return {key: value for key, value in args.items() if key != "norm_layer" or not is_frozen(value)}
 
 
 def tensors(model: Model) -> dict[str, Tensor]:

@@ -3,7 +3,8 @@
 Each class is timm's own with these differences, all measured against timm 1.0.31: `out_indices` may be in any order and
 repeat, and `feature_info` agrees with what comes out; no parameter is left without a gradient; layer-wise learning-rate
 decay finds the model's own groups; weights load from a full model's checkpoint; `set_grad_checkpointing` works on all;
-`full_model()` gives the classifier-less model back, which is how a wrapper is saved, initialised and fingerprinted.
+`full_model()` gives the classifier-less model back, which is how a wrapper is saved, initialised and fingerprinted;
+`return_layers` may be exchanged, as transformers does for hidden states, by modules' names in the wrapper or the model.
 """
 
 import copy
@@ -107,7 +108,32 @@ def _accept_full_names(module: FeatureWrapper, state_dict: dict[str, Tensor], pr
             del state_dict[key]
 
 
-class FeatureList(FeatureWrapper, FeatureListNet):
+class _Sequence(FeatureWrapper):
+    """What the two wrappers that run their children in order share."""
+
+    def adopt(self, model: Model, out_indices: Sequence[int]) -> None:
+        """Link the wrapper to its full model, and remember what it returns."""
+        super().adopt(model, out_indices)
+        chosen: dict[str, str] = {**self.return_layers}  # ty: ignore[invalid-argument-type] a dict, which timm sets
+        self._chosen = (chosen, self.order, self.names)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "return_layers" and "_chosen" in self.__dict__:
+            value, self.order, self.names = self._exchanged(value)
+        super().__setattr__(name, value)  # ty: ignore[invalid-argument-type] timm's annotation of a module
+
+    def _exchanged(self, wanted: dict[str, str]) -> tuple[dict[str, str], list[int], list[str]]:
+        """The layers to return, by the wrapper's names, and the order of their maps; those it lacks are left out."""
+        flat = {dotted: name for name, dotted in self.flattened.items()}
+        layers = {flat.get(name, name): key for name, key in wanted.items()}
+        run = [name for name in self._modules if name in layers]
+        if set(run) == self._chosen[0].keys():
+            return self._chosen
+        held = [name for name in layers if name in run]
+        return {name: layers[name] for name in held}, [run.index(name) for name in held], [layers[n] for n in held]
+
+
+class FeatureList(_Sequence, FeatureListNet):
     """(N, C, H, W) -> list of maps, one per entry of `out_indices`; the default."""
 
     set_grad_checkpointing = FeatureListNet.set_grad_checkpointing
@@ -118,7 +144,7 @@ class FeatureList(FeatureWrapper, FeatureListNet):
         return [levels[i] for i in self.order]
 
 
-class FeatureDict(FeatureWrapper, FeatureDictNet):
+class FeatureDict(_Sequence, FeatureDictNet):
     """(N, C, H, W) -> dict of maps, keyed by the level's index as text."""
 
     set_grad_checkpointing = FeatureDictNet.set_grad_checkpointing
@@ -182,7 +208,7 @@ class NormedFeatures(FeatureWrapper):
         super().__init__()
         self.features = features
         self.out_norms = nn.ModuleDict({level: norms[level] for level in dict.fromkeys(features.names)})
-        for name in ("order", "names", "feature_info", "full_keys", "_full"):
+        for name in ("feature_info", "full_keys", "_full"):
             setattr(self, name, getattr(features, name))
         self.register_load_state_dict_pre_hook(_accept_full_names)
 
@@ -203,8 +229,14 @@ class NormedFeatures(FeatureWrapper):
         """Maps in the order of `out_indices`."""
         maps = self.features(x)
         if isinstance(maps, dict):
-            return {name: self.out_norms[name](level) for name, level in maps.items()}
-        return [self.out_norms[name](level) for name, level in zip(self.names, maps, strict=True)]
+            return {name: self._normed(name, level) for name, level in maps.items()}
+        return [self._normed(name, level) for name, level in zip(self.features.names, maps, strict=True)]
+
+    def _normed(self, name: str, level: Tensor) -> Tensor:
+        return self.out_norms[name](level) if name in self.out_norms else level
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value) if name != "return_layers" else setattr(self.features, name, value)
 
 
 _BY_NAME = {
@@ -281,4 +313,5 @@ def _described(wrapper: Model, model: Model) -> Model:
     wrapper.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}
     wrapper.default_cfg = wrapper.pretrained_cfg
     wrapper.in_chans, wrapper._traits = model.in_chans, dict(model._traits)
+    wrapper.num_features = wrapper.feature_info.channels()[-1]
     return wrapper

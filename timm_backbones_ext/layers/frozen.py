@@ -17,7 +17,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """
 
     @classmethod
-    def replacing(cls, norm: nn.BatchNorm2d) -> "FrozenBatchNorm2d":
+    def replacing(cls, norm: Any) -> "FrozenBatchNorm2d":
         """A frozen norm with the tensors of `norm`; its parameters become buffers."""
         frozen = cls(norm.num_features, eps=norm.eps)
         for name, tensor in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
@@ -46,7 +46,8 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):
         return self.act(self.drop(super().forward(x)))
 
 
-FROZEN: dict[type[nn.BatchNorm2d], type[FrozenBatchNorm2d]] = {
+FROZEN: dict[type[nn.Module], type[FrozenBatchNorm2d]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
+    nn.SyncBatchNorm: FrozenBatchNorm2d,
     BatchNormAct2d: FrozenBatchNormAct2d,
 }

@@ -1,0 +1,213 @@
+"""Pyramids: what detectors ask of them, on images of any size."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
+
+SMALLEST = ["ext_resnet18", "ext_convnext_atto", "ext_efficientnet_b0"]
+DETECTORS = {"retinanet": RetinaNet, "fcos": FCOS}
+
+
+def target(side: int) -> list[dict[str, Tensor]]:
+    return [{"boxes": torch.tensor([[4.0, 6.0, side - 9.0, side - 4.0]]), "labels": torch.tensor([1])}]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 65), (100, 75), (33, 71)])
+@pytest.mark.parametrize("levels", ["P2-P5", "P3-P6", "P3-P7"])
+@pytest.mark.parametrize("name", [*SMALLEST, "ext_vgg11_bn"])
+def test_odd_sizes_give_every_map_its_stride(name: str, levels: str, size: tuple[int, int]) -> None:
+    if name == "ext_vgg11_bn":
+        with pytest.raises(ValueError, match=r"the stride of the last one can be two levels more|no maps of stride"):
+            tbx.pyramid(name, levels="P3-P8")
+    made = tbx.pyramid(name, 16, levels).eval()
+    maps = made(torch.randn(1, 3, *size))
+    first, last = int(levels[1]), int(levels[-1])
+    assert list(maps) == [f"p{level}" for level in range(first, last + 1)]
+    assert made.strides == tuple(2**level for level in range(first, last + 1))
+    for level, stride in zip(maps.values(), made.strides, strict=True):
+        assert level.shape[1] == made.out_channels == 16
+        for side, pixels in zip(level.shape[-2:], size, strict=True):
+            assert pixels // stride <= max(side, 1) <= -(-pixels // stride) + 1
+    padded = made(tbx.pad_to(torch.randn(1, 3, *size), made.size_divisibility))
+    for level, stride in list(zip(padded.values(), made.strides, strict=True))[:3]:
+        for side, pixels in zip(level.shape[-2:], size, strict=True):
+            assert side == -(-pixels // made.size_divisibility) * made.size_divisibility // stride
+
+
+def test_trap_7_a_pyramid_that_doubles_maps_breaks_where_ours_does_not() -> None:
+    x = torch.randn(1, 3, 100, 75)
+    maps = timm.create_model("convnext_atto", features_only=True)(x)
+    assert maps[0].shape[-2:] == (25, 18)
+    with pytest.raises(RuntimeError, match="must match"):
+        nn.functional.interpolate(maps[1][:, :40], scale_factor=2) + maps[0]
+    made = tbx.pyramid("ext_convnext_atto", 16, "P2-P5")
+    assert [tuple(level.shape[-2:]) for level in made(x).values()] == [(25, 18), (12, 9), (6, 4), (3, 2)]
+    assert made.size_divisibility == 32
+    assert tbx.pad_to(x, 32).shape == (1, 3, 128, 96)
+    assert torch.equal(tbx.pad_to(x, 32)[..., :100, :75], x)
+
+
+def test_the_maps_are_those_of_torchvisions_pyramid_on_the_backbones_maps() -> None:
+    made = tbx.pyramid("ext_resnet18", 8, "P3-P7").eval()
+    theirs = FeaturePyramidNetwork([128, 256, 512], 8, LastLevelP6P7(8, 8)).eval()
+    theirs.load_state_dict(made.fpn.state_dict())
+    x = torch.randn(2, 3, 96, 64)
+    expected = theirs(dict(zip(("p3", "p4", "p5"), made.body(x), strict=True)))
+    got = made(x)
+    assert list(got) == list(expected)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_detectron2_style_code_reads_channels_and_strides() -> None:
+    made = tbx.pyramid("ext_resnet18", 32, "P2-P6")
+    assert made.output_shape()["p6"] == tbx.Level(channels=32, height=None, width=None, stride=64)
+    raw = tbx.pyramid("ext_resnet18", levels="P3-P5", neck=None)
+    assert raw.fpn is None
+    assert raw.out_channels == (128, 256, 512)
+    assert [level.channels for level in raw.output_shape().values()] == [128, 256, 512]
+    assert [level.shape[1] for level in raw(torch.randn(1, 3, 64, 64)).values()] == [128, 256, 512]
+
+
+def test_an_output_stride_gives_the_last_map_of_each_stride() -> None:
+    made = tbx.pyramid("ext_resnet18", 8, "P3-P5", output_stride=16)
+    assert made.body.feature_info.channels() == [128, 512]
+    assert [level.shape[-1] for level in made(torch.randn(1, 3, 64, 64)).values()] == [8, 4, 2]
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_torchvisions_one_stage_detectors_take_it_as_it_is(detector: str, name: str) -> None:
+    net = DETECTORS[detector](tbx.pyramid(name, 64, freeze_at=2), num_classes=3, min_size=96, max_size=96)
+    losses = net.train()([torch.rand(3, 96, 80)], target(80))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+    assert {"boxes", "scores", "labels"} <= net.eval()([torch.rand(3, 90, 77)])[0].keys()
+
+
+def test_faster_rcnn_takes_it_under_the_names_that_it_expects() -> None:
+    made = tbx.pyramid("ext_resnet18", 16, "P2-P6", edits="dcn", names=["0", "1", "2", "3", "pool"])
+    net = FasterRCNN(made, num_classes=3, min_size=96, max_size=96)
+    losses = net.train()([torch.rand(3, 96, 80)], target(80))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert any(p.grad.any() for p in made.body.parameters() if p.grad is not None)
+    assert "boxes" in net.eval()([torch.rand(3, 90, 77)])[0]
+
+
+def test_arguments_become_edits_of_the_backbone() -> None:
+    made = tbx.pyramid("ext_resnet18", 8, "P3-P5", frozen_bn=True, in_chans=5, edits="eca", drop_path_rate=0.1)
+    assert made.body.full_model().edits == ("eca", "in_chans(n=5)", "frozen_bn")
+    assert tbx.pyramid("ext_convnext_atto", 8, "P3-P5", out_norm=True).body.full_model().edits == ("out_norm",)
+    assert tbx.pyramid("ext_resnet18", 8, "P3-P5", in_chans=1)(torch.randn(1, 1, 64, 64))["p3"].shape[1] == 8
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_five_channels_keep_what_rgb_computed(name: str) -> None:
+    stock = testing.calibrate(timm.create_model(name)).eval()
+    source = {"state_dict": stock.state_dict()}
+    rgb, five = (
+        tbx.pyramid(name, 8, "P3-P5", in_chans=n, pretrained=True, pretrained_cfg_overlay=source).double().eval()
+        for n in (3, 5)
+    )
+    five.fpn.load_state_dict(rgb.fpn.state_dict())
+    x = torch.randn(1, 5, 64, 64, dtype=torch.float64)
+    for got, expected in zip(five(x).values(), rgb(x[:, :3]).values(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_gradient_checkpointing_drop_path_and_channels_last_go_with_it(name: str) -> None:
+    made = tbx.pyramid(name, 8, "P3-P6", drop_path_rate=0.2).train()
+    x = torch.randn(2, 3, 64, 64)
+    grads = []
+    for recompute in (False, True):
+        made.set_grad_checkpointing(recompute)
+        made.zero_grad()
+        torch.manual_seed(1)
+        sum(level.square().mean() for level in copy.deepcopy(made)(x).values())  # the statistics as before
+        twin = copy.deepcopy(made)
+        torch.manual_seed(1)
+        sum(level.square().mean() for level in twin(x).values()).backward()
+        grads.append([parameter.grad for parameter in twin.parameters()])
+    for plain, recomputed in zip(*grads, strict=True):
+        torch.testing.assert_close(recomputed, plain, rtol=1e-3, atol=1e-5)
+    assert any("DropPath" in type(module).__name__ for module in made.modules())
+    expected = made.eval()(x)
+    got = made.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    for key, level in got.items():
+        torch.testing.assert_close(level, expected[key], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_trap_9_under_autocast_every_map_of_a_pyramid_is_bfloat16(name: str) -> None:
+    """The maps of a ConvNeXt itself are float32, in timm as here, since its residuals are; the neck casts them."""
+    made = tbx.pyramid(name, 8, "P3-P6").eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {level.dtype for level in made(x).values()} == {torch.bfloat16}
+        raw = {level.dtype for level in made.body(x)}
+    assert raw == {torch.float32 if "convnext" in name else torch.bfloat16}
+
+
+def test_it_can_be_copied_and_pickled() -> None:
+    made = tbx.pyramid("ext_resnet18", 8, "P3-P5", freeze_at=2).eval()
+    x = torch.randn(1, 3, 64, 64)
+    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(twin(x)["p3"], made(x)["p3"])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"levels": "P7-P3"}, "the finest first; got 'P7-P3'"),
+        ({"levels": "3-7"}, "written 'P3-P7'"),
+        ({"levels": "P0-P5"}, r"no maps of stride \[1\]; it has \[2, 4, 8, 16, 32\]"),
+        ({"levels": "P6-P7"}, "no maps of stride 64"),
+        ({"levels": "P3-P8"}, "two levels more than 32; got 256"),
+        ({"levels": "P3-P6", "neck": None}, "can be 32, since there is no neck"),
+        ({"neck": "bifpn"}, r"neck must be one of \('fpn', None\); got 'bifpn'"),
+        ({"names": ["a", "a", "b", "c", "d"]}, "5 different names"),
+        ({"freeze_at": 6}, "from 0 to 5; got 6"),
+        ({"out_norm": True}, "'out_norm' is for convnext"),
+    ],
+)
+def test_what_cannot_be_is_an_error_that_says_what_can(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tbx.pyramid("ext_resnet18", 8, **kwargs)
+
+
+def test_padding_asks_for_a_number_of_pixels() -> None:
+    with pytest.raises(ValueError, match="positive whole number of pixels; got 0"):
+        tbx.pad_to(torch.zeros(3, 8, 8), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    made = tbx.pyramid("ext_resnet18", 16, "P3-P7", edits="dcn(stages=[4])").eval()
+    testing.calibrate(made.body)
+    made.eval()
+    sides = {2: torch.export.Dim("height", min=64, max=512), 3: torch.export.Dim("width", min=64, max=512)}
+    example = torch.randn(1, 3, 128, 160)
+    file = tmp_path / "pyramid.onnx"
+    options = {"dynamic_shapes": (sides,), "output_names": made.names, "opset_version": 19, "dynamo": True}
+    torch.onnx.export(made, (example,), file, **options)
+    session = onnxruntime.InferenceSession(file)
+    for size in ((128, 160), (96, 224), (97, 131)):
+        x = torch.randn(1, 3, *size)
+        got = session.run(made.names, {session.get_inputs()[0].name: x.numpy()})
+        for level, expected in zip(got, made(x).values(), strict=True):
+            torch.testing.assert_close(torch.from_numpy(level), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,27 @@
+"""Batch norms that others can replace: without the activations that timm puts inside them."""
+
+from dataclasses import dataclass
+
+from .._types import Model
+from ..layers.split_norm_act import SplitEfficientNet, split
+from . import Edit, edit_class
+
+__all__ = ["SplitNormAct"]
+
+
+@edit_class(
+    families=("efficientnet",),
+    exact="eval+train",
+    evidence="none: the same modules in another order; code that replaces batch norms keeps the activations",
+)
+@dataclass(frozen=True)
+class SplitNormAct(Edit):
+    """Each `BatchNormAct2d` a plain batch norm with the activation beside it, under the same keys.
+
+    Models of `ext_efficientnet*` and `ext_tf_efficientnet*` are made so and left as they are.
+    """
+
+    def apply(self, model: Model) -> None:
+        """Split every batch norm that holds an activation."""
+        if not split(model) and not isinstance(model, SplitEfficientNet):
+            raise ValueError(f"split_norm_act: {type(model).__name__} has no batch norm that holds an activation")
