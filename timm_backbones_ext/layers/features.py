@@ -38,6 +38,22 @@ class FeatureWrapper(nn.Module):
         self._full = (model,)  # in a tuple: what the wrapper leaves out is not its parameter
         self.register_load_state_dict_pre_hook(_accept_full_names)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As usual; who sets `return_layers` from outside may name layers as `feature_info` does."""
+        if name == "return_layers" and "order" in vars(self):
+            value = self._asked(value)
+        super().__setattr__(name, value)
+
+    def _asked(self, layers: dict[str, str]) -> dict[str, str]:
+        """`return_layers` in the wrapper's names; without its own levels' ids it returns what is there, in order."""
+        flat = {full: name for name, full in self.flattened.items()}
+        layers = {flat.get(layer, layer): level for layer, level in layers.items()}
+        taken = [layers[name] for name, _ in self.named_children() if name in layers]
+        own = [str(i) for i in self.feature_info.out_indices]
+        self.names = own if set(own) == set(taken) else taken
+        self.order = [taken.index(level) for level in self.names]
+        return layers
+
     def full_name(self, name: str) -> str:
         """What the full model calls a module or tensor of the wrapper."""
         if self.inside:
