@@ -92,7 +92,9 @@ class Results:
         client = self.clients[told["client"]]
         client["version"], client["remark"] = told["version"], told["remark"]
         reason = getattr(report, "wasxfail", "") or ("" if report.passed else "fails")
-        client["rows"][told["run"]][told["model"]] = reason.removeprefix("reason: ") or "yes"
+        row = client["rows"][told["run"]]
+        if row.get(told["model"], "yes") == "yes":  # one failure counts more than what passes beside it
+            row[told["model"]] = reason.removeprefix("reason: ") or "yes"
 
     def pytest_sessionfinish(self) -> None:
         """Write the results for the table."""

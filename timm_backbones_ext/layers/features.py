@@ -42,7 +42,7 @@ class FeatureWrapper(nn.Module):
         """As usual; who sets `return_layers` from outside may name layers as `feature_info` does."""
         if name == "return_layers" and "order" in vars(self):
             value = self._asked(value)
-        super().__setattr__(name, value)
+        super().__setattr__(name, value)  # ty: ignore[invalid-argument-type] torch's annotation is too narrow
 
     def _asked(self, layers: dict[str, str]) -> dict[str, str]:
         """`return_layers` in the wrapper's names; without its own levels' ids it returns what is there, in order."""
