@@ -272,3 +272,13 @@ def test_levels_set_from_outside_and_set_back_keep_the_order_asked_for(name: str
         torch.testing.assert_close(level, again)
     assert len(before) == 2
     torch.testing.assert_close(before, maps(wrapper, x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_num_features_is_the_width_of_the_last_map_and_forward_features_gives_it(name: str, kind: str) -> None:
+    wrapper = features(name, feature_cls=kind, out_indices=(1, 3)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    last = wrapper.forward_features(x)
+    assert last.shape[1] == wrapper.num_features
+    torch.testing.assert_close(last, maps(wrapper, x)[-1])

@@ -32,6 +32,7 @@ class FeatureWrapper(nn.Module):
         self.order = [taken.index(i) for i in out_indices]
         self.names = [str(i) for i in out_indices]
         self.feature_info = self.feature_info.from_other(tuple(out_indices))
+        self.num_features = self.feature_info.channels()[-1]
         self.flattened = dict(_flattened(model))
         head = model.pretrained_cfg.get("classifier")
         self.full_keys = frozenset((*model.state_dict(), f"{head}.weight", f"{head}.bias"))
@@ -80,6 +81,11 @@ class FeatureWrapper(nn.Module):
     def _ordered(self, levels: list[Tensor]) -> "list[Tensor] | dict[str, Tensor]":
         maps = [levels[i] for i in self.order]
         return dict(zip(self.names, maps, strict=True)) if self.return_dict else maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_features, H', W'): the last map, for clients that expect a classifier."""
+        maps = self(x)
+        return list(maps.values() if isinstance(maps, dict) else maps)[-1]
 
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Initialise everything afresh, as in a newly created model; complete after `to_empty()` too."""
@@ -198,7 +204,7 @@ class NormedFeatures(FeatureWrapper):
         super().__init__()
         self.features = features
         self.out_norms = nn.ModuleDict({level: norms[level] for level in dict.fromkeys(features.names)})
-        for name in ("order", "names", "feature_info", "full_keys", "_full"):
+        for name in ("order", "names", "feature_info", "num_features", "full_keys", "_full"):
             setattr(self, name, getattr(features, name))
         self.register_load_state_dict_pre_hook(_accept_full_names)
 
