@@ -44,9 +44,10 @@ test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest
 	UV_PROJECT_ENVIRONMENT=.venv-$* $(UV) sync --locked --quiet --no-default-groups --group $*
 	@touch $@
 
-test-clients: .venv-clients/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
+test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
 	rm -rf .cache/clients
 	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist loadfile tests/clients
+	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py
 	.venv-clients/bin/python tests/clients/table.py
 
 demo: $(READY) ## the main job end to end, into demo-out/
@@ -84,4 +85,4 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 check: lint docs wheel test-timm test ## all of it, as CI does
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-clients .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out
+	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out
