@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 TOGETHER := -n 2 --dist worksteal tests
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm test-lowest demo lint fix wheel docs bench check clean
+.PHONY: help setup test test-fast test-timm test-lowest test-clients demo lint fix wheel docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,16 @@ test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --group test -e .
 	.venv-lowest/bin/python -m pytest $(TOGETHER) -m "not slow" -W default
 	.venv-lowest/bin/python -m pytest $(EXAMPLES) -W default
+
+.venv-%/.ready: uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
+	UV_PROJECT_ENVIRONMENT=.venv-$* $(UV) sync --locked --quiet --no-default-groups --group $*
+	@touch $@
+
+test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
+	rm -rf .cache/clients
+	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist loadfile tests/clients
+	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py
+	.venv-clients/bin/python tests/clients/table.py
 
 demo: $(READY) ## the main job end to end, into demo-out/
 	$(BIN)/timm-ext demo
@@ -75,4 +85,4 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 check: lint docs wheel test-timm test ## all of it, as CI does
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out
+	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out

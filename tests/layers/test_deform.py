@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from timm_backbones_ext.layers import DeformConv2d
 
@@ -52,3 +53,10 @@ def test_torchscript_gives_the_same() -> None:
     nn.init.normal_(layer.conv_offset.weight, std=0.1)
     x = torch.randn(1, 8, 9, 9)
     torch.testing.assert_close(torch.jit.script(layer)(x), layer(x))
+
+
+def test_a_tracer_that_knows_nothing_of_timm_gets_through() -> None:
+    _, layer = deform()
+    x = torch.randn(1, 8, 9, 9)
+    traced = create_feature_extractor(nn.Sequential(layer), {"0": "y"})
+    torch.testing.assert_close(traced(x)["y"], layer(x))

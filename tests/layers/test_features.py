@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.optim import create_optimizer_v2
+from transformers import TimmBackbone, TimmBackboneConfig
 
 from timm_backbones_ext import testing
 from timm_backbones_ext.layers.features import FeatureGetter, FeatureList, wrap
@@ -244,3 +245,40 @@ def test_out_norms_come_after_the_maps_in_any_order(kind: str) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     full = wrapper.full_model()
     assert full.state_dict().keys() == {key for key in model.state_dict() if not key.startswith("head.fc")}
+
+
+@pytest.mark.parametrize("name", ["ext_resnet18", "ext_convnext_atto", "ext_efficientnet_b0", "ext_vgg11"])
+def test_transformers_gets_all_levels_as_hidden_states(name: str) -> None:
+    backbone = TimmBackbone(TimmBackboneConfig(backbone=name, out_indices=[1, 2])).eval()
+    x = torch.randn(1, 3, 64, 64)
+    out = backbone(x, output_hidden_states=True)
+    assert len(out.hidden_states) == 3  # deeper stages are left out
+    for again in (backbone(x), out):
+        for level, index in zip(again.feature_maps, (1, 2), strict=True):
+            torch.testing.assert_close(level, out.hidden_states[index])
+
+
+@pytest.mark.parametrize("kind", ["list", "dict"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_levels_set_from_outside_and_set_back_keep_the_order_asked_for(name: str, kind: str) -> None:
+    wrapper = features(name, feature_cls=kind, out_indices=(3, 1)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    before = maps(wrapper, x)
+    own, layers = wrapper.return_layers, wrapper.feature_info.info
+    wrapper.return_layers = {layer["module"]: str(level) for level, layer in enumerate(layers)}
+    every = maps(wrapper, x)
+    wrapper.return_layers = own
+    for level, again in zip(maps(wrapper, x), (every[3], every[1]), strict=True):
+        torch.testing.assert_close(level, again)
+    assert len(before) == 2
+    torch.testing.assert_close(before, maps(wrapper, x))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_num_features_is_the_width_of_the_last_map_and_forward_features_gives_it(name: str, kind: str) -> None:
+    wrapper = features(name, feature_cls=kind, out_indices=(1, 3)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    last = wrapper.forward_features(x)
+    assert last.shape[1] == wrapper.num_features
+    torch.testing.assert_close(last, maps(wrapper, x)[-1])

@@ -24,8 +24,8 @@ class DeformConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(in_channels, out_channels, kernel_size, *args, **kwargs)
-        self.taps = self.kernel_size[0] * self.kernel_size[1]
-        shape: Any = (in_channels, 3 * self.taps, self.kernel_size, self.stride, self.padding, self.dilation)
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        shape: Any = (in_channels, 3 * taps, self.kernel_size, self.stride, self.padding, self.dilation)
         self.conv_offset = nn.Conv2d(*shape, device=self.weight.device, dtype=self.weight.dtype)
         self.reset_identity()
 
@@ -47,21 +47,25 @@ class DeformConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter] x as everywhere here
         """(N, C_in, H, W) -> (N, C_out, H', W'); 16-bit inputs are sampled in float32 and cast back."""
-        offset_mask = self.conv_offset(x)
-        half = self.weight.dtype == torch.bfloat16 or self.weight.dtype == torch.float16
-        dtype = torch.float32 if half else self.weight.dtype
-        offset, mask = offset_mask.to(dtype).split([2 * self.taps, self.taps], dim=1)
-        bias = self.bias
-        if bias is not None:
-            bias = bias.to(dtype)
-        y = deform_conv2d(
-            x.to(dtype),
-            offset,
-            self.weight.to(dtype),
-            bias,
-            stride=self.stride,  # ty: ignore[invalid-argument-type] torch types them as tuples of any length
-            padding=self.padding,  # ty: ignore[invalid-argument-type]
-            dilation=self.dilation,  # ty: ignore[invalid-argument-type]
-            mask=2.0 * mask.sigmoid(),
-        )
-        return y.to(offset_mask.dtype)
+        shape = (self.stride, self.padding, self.dilation)
+        return _sample(x, self.conv_offset(x), self.weight, self.bias, *shape)  # ty: ignore[invalid-argument-type]
+
+
+@torch.fx.wrap  # whoever traces a model keeps this whole: what it does depends on the dtype
+def _sample(
+    x: Tensor,
+    offset_mask: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    half = weight.dtype == torch.bfloat16 or weight.dtype == torch.float16
+    dtype = torch.float32 if half else weight.dtype
+    taps = weight.shape[2] * weight.shape[3]
+    offset, mask = offset_mask.to(dtype).split([2 * taps, taps], dim=1)
+    if bias is not None:
+        bias = bias.to(dtype)
+    y = deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask=2.0 * mask.sigmoid())
+    return y.to(offset_mask.dtype)

@@ -66,6 +66,11 @@ class FeatureWrapper(nn.Module):
         maps = [levels[i] for i in self.order]
         return dict(zip(self.names, maps, strict=True)) if self.return_dict else maps
 
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_features, H', W'): the last map, for clients that expect a classifier."""
+        maps = self(x)
+        return list(maps.values() if isinstance(maps, dict) else maps)[-1]
+
     def init_weights(self, *args: Any, **kwargs: Any) -> None:
         """Initialise everything afresh, as in a newly created model; complete after `to_empty()` too."""
         self.full_model().init_weights(*args, **kwargs)
