@@ -25,7 +25,7 @@ from timm_backbones_ext.hub.mirror import mirror
 from timm_backbones_ext.transfer import PATIENCE, Repo
 
 REPO = "pull/backbone"
-MUTATIONS = int(os.environ.get("MUTATIONS", "120"))  # 1,000 were run once; see docs/reliability.md
+MUTATIONS = int(os.environ.get("MUTATIONS", "120"))  # 1,000 of each were run once
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,6 @@ def test_a_mirror_holds_the_same_commit_for_networks_without_the_hub(saved: Path
 
 
 def test_what_is_signed_is_verified_and_what_is_not_is_refused(saved: Path, tmp_path: Path) -> None:
-    pytest.importorskip("model_signing")
     keys = [tmp_path / name for name in ("key.pem", "key.pub", "other.pem", "other.pub")]
     for private, public in (keys[:2], keys[2:]):
         subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)

@@ -5,6 +5,7 @@ openssl ec -in key.pem -pubout -out key.pub
 """
 
 from pathlib import Path
+from typing import Any
 
 from ..transfer import HubError
 from .folder import CARD, PULLED, SIGNATURE
@@ -58,9 +59,13 @@ def check_signature(folder: Path, key: str | Path) -> None:
         raise HubError(f"{folder}: the signature is not one of {key} for these files ({error})") from error
 
 
-def _only_pulled(hashing: object, folder: Path) -> object:
+def _only_pulled(hashing: Any, folder: Path) -> Any:
     others = [path for path in folder.iterdir() if path.name not in PULLED]
-    return hashing.Config().set_ignored_paths(paths=[*others, folder / CARD], ignore_git_paths=True)  # ty: ignore
+    return (
+        hashing.Config()
+        .set_ignored_paths(paths=[*others, folder / CARD], ignore_git_paths=True)
+        .set_allow_symlinks(True)
+    )
 
 
 def _library() -> tuple:
