@@ -8,7 +8,7 @@ from ..fingerprint import Fingerprint, Report
 from ..source import CONFIG, WEIGHTS, no_safetensors
 from ..transfer import HubError, Repo
 from .checks import check_config, check_weights
-from .folder import FINGERPRINT, PULLED, SIGNATURE, check_folder
+from .folder import FINGERPRINT, PULLED, SIGNATURE, check_folder, saved_fingerprint
 from .lock import Entry, Lock
 from .signing import check_signature
 
@@ -92,6 +92,7 @@ def verify(
             repo.file(SIGNATURE)
     if trust is not None:
         check_signature(folder, trust)
+    saved_fingerprint(folder)
     check_config(folder / CONFIG, str(folder))
     check_weights(folder, str(folder))
     return check_folder(folder)

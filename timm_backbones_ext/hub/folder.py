@@ -37,6 +37,7 @@ __all__ = [
     "identify",
     "load",
     "save",
+    "saved_fingerprint",
     "write_card",
 ]
 
@@ -215,10 +216,19 @@ def check_folder(folder: Path) -> Report:
         FileNotFoundError: The folder has no fingerprint.
         WeightsError: The weights are not those of the model that the config names.
     """
+    return compare(saved_fingerprint(folder), fingerprint(load(folder)))
+
+
+def saved_fingerprint(folder: Path) -> Fingerprint:
+    """The fingerprint in a folder.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     path = folder / FINGERPRINT
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {FINGERPRINT}, so there is nothing to verify it against")
-    return compare(Fingerprint.load(path), fingerprint(load(folder)))
+    return Fingerprint.load(path)
 
 
 def load(folder: Path) -> Model:
