@@ -197,15 +197,18 @@ def test_padding_asks_for_a_number_of_pixels() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    made = tbx.pyramid("ext_resnet18", 16, "P3-P7").eval()
+    made = tbx.pyramid("ext_resnet18", 16, "P3-P7", edits="dcn(stages=[4])").eval()
     testing.calibrate(made.body)
-    made.eval()
+    for key, parameter in made.named_parameters():
+        if "conv_offset" in key:
+            nn.init.normal_(parameter, std=0.05)
     sides = {2: torch.export.Dim("height", min=64, max=512), 3: torch.export.Dim("width", min=64, max=512)}
     example = torch.randn(1, 3, 128, 160)
     file = tmp_path / "pyramid.onnx"
-    torch.onnx.export(made, (example,), file, dynamic_shapes=(sides,), output_names=made.names, dynamo=True)
+    options = {"dynamic_shapes": (sides,), "output_names": made.names, "opset_version": 19, "dynamo": True}
+    torch.onnx.export(made, (example,), file, **options)
     session = onnxruntime.InferenceSession(file)
-    for size in ((128, 160), (96, 224), (64, 96)):
+    for size in ((128, 160), (96, 224), (97, 131)):
         x = torch.randn(1, 3, *size)
         got = session.run(made.names, {session.get_inputs()[0].name: x.numpy()})
         for level, expected in zip(got, made(x).values(), strict=True):
