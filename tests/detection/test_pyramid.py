@@ -198,8 +198,10 @@ def test_padding_asks_for_a_number_of_pixels() -> None:
 def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     made = tbx.pyramid("ext_resnet18", 16, "P3-P7", edits="dcn(stages=[4])").eval()
+    for key, parameter in made.named_parameters():
+        if "conv_offset" in key:
+            nn.init.normal_(parameter, std=0.02)  # larger ones magnify the rounding of float32, in torch too
     testing.calibrate(made.body)
-    made.eval()
     sides = {2: torch.export.Dim("height", min=64, max=512), 3: torch.export.Dim("width", min=64, max=512)}
     example = torch.randn(1, 3, 128, 160)
     file = tmp_path / "pyramid.onnx"
@@ -209,5 +211,4 @@ def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: 
     for size in ((128, 160), (96, 224), (97, 131)):
         x = torch.randn(1, 3, *size)
         got = session.run(made.names, {session.get_inputs()[0].name: x.numpy()})
-        for level, expected in zip(got, made(x).values(), strict=True):
-            torch.testing.assert_close(torch.from_numpy(level), expected, rtol=1e-4, atol=1e-4)
+        assert testing.largest([torch.from_numpy(level) for level in got], list(made(x).values())) <= 1e-4
