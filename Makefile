@@ -82,7 +82,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/insertion.py
 	$(BIN)/python benchmarks/edits.py
 
-check: lint docs wheel test-timm test ## all of it, as CI does
+check: lint docs wheel test-timm test test-clients ## all of it, as CI does
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out
