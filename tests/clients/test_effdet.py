@@ -35,8 +35,10 @@ def test_efficientdet_trains_and_detects(name: str, learns: Callable) -> None:
 def test_efficientdet_finds_the_maps_by_itself(name: str, request: pytest.FixtureRequest) -> None:
     """`EfficientDet` without `backbone_indices`"""
     if "convnext" in name:
-        reason = "takes levels 2 to 4; a ConvNeXt has 0 to 3. Set `backbone_indices` (timm's `convnext_atto` fails too)"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+        reason = (
+            "It takes levels 2 to 4; a ConvNeXt has 0 to 3. Set `backbone_indices` (timm's `convnext_atto` fails too)."
+        )
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=ValueError, strict=True))
     model = EfficientDet(config(name), pretrained_backbone=False)
     assert model.backbone.feature_info.reduction() == [8, 16, 32]
 

@@ -59,8 +59,10 @@ def pretrain(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lear
 def test_a_name_is_pretrained(name: str, pretrain: Callable, request: pytest.FixtureRequest) -> None:
     """`pretrain(model="timm/NAME")`, SimCLR; the export loads"""
     if "efficientnet" in name:
-        reason = "320 maps where `num_features` says 1280 (timm's `efficientnet_b0` fails too): give it a feature model"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+        reason = (
+            "320 channels where `num_features` says 1280 (timm's `efficientnet_b0` fails too): give it a feature model."
+        )
+        request.applymarker(pytest.mark.xfail(reason=reason, raises=RuntimeError, strict=True))
     model = timm.create_model(name)
     head = model.pretrained_cfg["classifier"].partition(".")[0]
     weights = pretrain(f"timm/{name}", [key for key, _ in model.named_parameters() if key.startswith(f"{head}.")])

@@ -82,8 +82,10 @@ def test_detr_trains(name: str, learns: Callable) -> None:
 def test_detr_with_use_timm_backbone_trains(name: str, learns: Callable, request: pytest.FixtureRequest) -> None:
     """`DetrForObjectDetection` with `use_timm_backbone=True, backbone=NAME`"""
     if "convnext" in name:
-        reason = "asks for levels 1 to 4; a ConvNeXt has 0 to 3. Give it a `TimmBackboneConfig`"
-        request.applymarker(pytest.mark.xfail(reason=f"{reason} (timm's `convnext_atto` fails too)", strict=True))
+        reason = "It asks for levels 1 to 4; a ConvNeXt has 0 to 3. Give it a `TimmBackboneConfig`"
+        request.applymarker(
+            pytest.mark.xfail(reason=f"{reason} (timm's `convnext_atto` fails too).", raises=ValueError, strict=True)
+        )
     detects(learns, use_timm_backbone=True, use_pretrained_backbone=False, backbone=name)
 
 
@@ -118,11 +120,8 @@ def test_upernet_trains(name: str, learns: Callable) -> None:
     learns(upernet.backbone, out.loss)
 
 
-def test_frozen_batch_norms_of_detr_change_nothing(name: str, request: pytest.FixtureRequest) -> None:
+def test_frozen_batch_norms_of_detr_change_nothing(name: str) -> None:
     """DETR's `replace_batch_norm`: outputs stay in eval mode"""
-    if "efficientnet" in name:
-        reason = "norms that hold an activation lose it"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     model = testing.calibrate(timm.create_model(name, features_only=True)).eval()
     frozen, x = copy.deepcopy(model), images()
     with torch.no_grad():
