@@ -16,9 +16,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # ty: ignore[import-not-found]
 
-__all__ = ["LOCK", "Entry", "Lock"]
+__all__ = ["Entry", "Lock"]
 
-LOCK = "backbones.lock"
 HEAD = "# Written by `timm-ext lock`; belongs into version control.\n"
 
 
