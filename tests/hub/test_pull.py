@@ -156,6 +156,19 @@ def test_every_single_byte_matters(saved: Path, local_hub: FaultyHub, tmp_path: 
     assert Repo("pull/bytes", cache_dir=tmp_path).file("model.safetensors").read_bytes() == data
 
 
+@pytest.mark.filterwarnings("ignore:About to commit an empty file")
+def test_an_empty_file_arrives_and_an_answer_that_is_too_long_does_not(local_hub: FaultyHub, tmp_path: Path) -> None:
+    api = HfApi()
+    api.create_repo("pull/empty")
+    for name, content in {"empty.txt": b"", "long.txt": b"0123456789"}.items():
+        api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id="pull/empty")
+    repo = Repo("pull/empty", cache_dir=tmp_path)
+    assert repo.file("empty.txt").read_bytes() == b""
+    local_hub.faults({"kind": "rename", "where": "long.txt", "from": "5", "to": "5" * 50, "times": -1})
+    with pytest.raises(tbx.HubError, match=r"long.txt arrived damaged twice"):
+        repo.file("long.txt")
+
+
 def outcome(folder: Path) -> str:
     """What becomes of a folder: "same", or the error; anything but an error of ours fails the test."""
     try:

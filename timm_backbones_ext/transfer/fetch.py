@@ -60,7 +60,7 @@ def fetch(url: str, headers: dict[str, str], content: Content, target: Path, pla
             if content.is_in(partial):
                 os.replace(partial, target)
                 return
-            partial.unlink()
+            partial.unlink(missing_ok=True)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -83,6 +83,7 @@ def _require_space(partial: Path, content: Content, place: str) -> None:
 def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) -> None:
     """Append to the partial file until it has its size; patience starts anew whenever something has arrived."""
     failures = links = 0
+    partial.touch()  # all there is of an empty file
     with tqdm(total=content.size, desc=content.name, unit="B", unit_scale=True, leave=False, name=__name__) as bar:
         while (have := _size(partial)) < content.size:
             try:
