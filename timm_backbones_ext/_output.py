@@ -62,11 +62,16 @@ def _finite(data: Any) -> Any:
 
 
 @contextmanager
-def progress(total: int, unit: str) -> Generator[Callable[[str], None]]:
-    """Gives a function to call after each of `total` steps, with a few words on it: a bar, or a line per step."""
+def progress(total: int, unit: str, every: int = 1) -> Generator[Callable[[str], None]]:
+    """Gives a function to call after each of `total` steps, with a few words on it: a bar, or a line `every` steps."""
     if not sys.stdout.isatty():
         count = iter(range(1, total + 1))
-        yield lambda words: click.echo(f"{unit} {next(count)}/{total}\t{words}")
+
+        def line(words: str) -> None:
+            if (step := next(count)) % every == 0:
+                click.echo(f"{unit} {step}/{total}\t{words}")
+
+        yield line
         return
     columns = (
         TextColumn(unit),

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from ._cli_detection import train_detector
 from ._cli_hub import COMMANDS
 from ._lookup import create, editable, known, licences, one_of
 from ._options import FAILED, USAGE, as_json, edits_option, family_option, pretrained_option
@@ -54,7 +55,7 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, train_detector):
     main.add_command(command)
 
 

@@ -24,7 +24,7 @@ from .edits import Edit, edit
 from .edits.output_stride import mend
 from .layers.split_norm_act import split
 
-__all__ = ["Recipe", "WeightsError", "read_header", "write_safetensors"]
+__all__ = ["Recipe", "WeightsError", "mismatch", "read_header", "write_safetensors"]
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Of the tensors of a backbone: floats, and the counts of batch norms."""
@@ -73,7 +73,7 @@ class Recipe:
         problems = []
         for count in range(len(self.edits), -1, -1):
             candidate = self._empty(self.edits[:count], **source)
-            if not (problem := _mismatch(state_dict, candidate.state_dict())):
+            if not (problem := mismatch(state_dict, candidate.state_dict())):
                 return _adapted(self._finish(state_dict, candidate, self.edits[count:]), model)
             problems.append(problem)
         name = cfg.get("architecture", type(model).__name__)
@@ -107,7 +107,7 @@ def _adapted(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
     return state_dict
 
 
-def _mismatch(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def mismatch(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     """What is wrong with a checkpoint's keys and shapes; empty if nothing is."""
     shapes = [
         f"{key} {tuple(got[key].shape)} instead of {tuple(expected[key].shape)}"

@@ -4,11 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import TypeVar
 
+import torch
 from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
 from torch import nn
 
 from .._types import Model
 from ..layers import FROZEN
+from ..layers.sync_bn import CpuSyncBatchNorm
 
 __all__ = ["freeze_at", "group_norm", "sync_bn"]
 
@@ -70,9 +72,16 @@ def _freeze(model: Model, name: str, module: nn.Module) -> None:
 def sync_bn(model: ModelT) -> ModelT:
     """Batch norms that share their statistics over all processes, with the same keys; frozen ones stay frozen.
 
-    timm's conversion, which keeps the activations that timm's own norms hold.
+    timm's conversion, which keeps the activations that timm's own norms hold; where there is no accelerator, the
+    norms are of a kind that works on the CPU.
     """
-    return convert_sync_batchnorm(model)
+    model = convert_sync_batchnorm(model)
+    if torch.accelerator.is_available():
+        return model
+    for module in model.modules():
+        if type(module) is nn.SyncBatchNorm:
+            module.__class__ = CpuSyncBatchNorm  # the same tensors and settings with another forward pass
+    return model
 
 
 def group_norm(model: ModelT, num_groups: int = 32) -> ModelT:

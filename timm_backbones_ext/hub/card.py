@@ -39,6 +39,7 @@ def render_card(
     fields: Mapping[str, Any],
     *,
     metrics: Mapping[str, float],
+    section: str,
     hashes: Mapping[str, str],
     repo: str = REPO_PLACEHOLDER,
 ) -> str:
@@ -49,6 +50,7 @@ def render_card(
         identity: Its architecture, base, tag and edits.
         fields: Metadata that replaces what is worked out here.
         metrics: Results on the first of `datasets`.
+        section: Markdown after the usage.
         hashes: sha256 of the files beside it.
         repo: Hub id to show in the usage.
 
@@ -88,6 +90,7 @@ def render_card(
         install=identity.architecture.startswith("ext_"),
         classes=model.num_classes,
         metrics=metrics,
+        section=section.strip(),
         hashes=hashes,
         weights=WEIGHTS,
         repo=repo,

@@ -28,6 +28,7 @@ from .plain import as_plain_timm, created_with, tensors, whole
 __all__ = [
     "CARD",
     "CONFIG",
+    "DETECTOR",
     "FILES",
     "FINGERPRINT",
     "PULLED",
@@ -44,6 +45,8 @@ __all__ = [
 FINGERPRINT, CARD, SIGNATURE = "fingerprint.safetensors", "README.md", "model.sig"
 PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
 FILES = (*PULLED, CARD)
+DETECTOR = ("detector.json", "detector.safetensors")
+"""What the folder of a trained detector has as well, see `detection/saved.py`: pushed with its backbone."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def save(
     label_names: Sequence[str] | None = None,
     card: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    section: str = "",
     as_timm: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -105,6 +109,7 @@ def save(
         label_names: Names of the classes, one per output.
         card: Fields that replace those of the card's metadata: `license`, `datasets`, `language`, `tags`, ...
         metrics: Results on the first of the card's `datasets`: `{"accuracy": 0.97}`; they become its `model-index`.
+        section: Markdown for the card, after its usage.
         as_timm: Save a model without edits as the timm model that it is, for people without this package.
         overwrite: Replace the files of an earlier save.
 
@@ -134,7 +139,7 @@ def save(
         config = _config(full, identity, label_names, draft / CONFIG)
         (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         fingerprint(full).save(draft / FINGERPRINT)
-        write_card(full, draft, card=card, metrics=metrics)
+        write_card(full, draft, card=card, metrics=metrics, section=section)
     return folder
 
 
@@ -144,10 +149,11 @@ def write_card(
     *,
     card: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
+    section: str = "",
 ) -> None:
     """Write the model card for the files that are in a folder."""
     hashes = {name: sha256_of(folder / name) for name in PULLED if (folder / name).is_file()}
-    text = render_card(model, identify(model), card or {}, metrics=metrics or {}, hashes=hashes)
+    text = render_card(model, identify(model), card or {}, metrics=metrics or {}, section=section, hashes=hashes)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 

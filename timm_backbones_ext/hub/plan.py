@@ -14,7 +14,7 @@ from ..source import CONFIG, WEIGHTS
 from ..transfer import CLIENT, HubError, Repo, persist
 from ..weights import read_header
 from .card import REPO_PLACEHOLDER, merge_cards
-from .folder import CARD, FILES, SIGNATURE
+from .folder import CARD, DETECTOR, FILES, SIGNATURE
 from .preflight import base_of
 
 __all__ = ["Change", "Plan", "make_plan"]
@@ -70,7 +70,8 @@ def make_plan(folder: Path, repo_id: str, revision: str | None, token: Any, *, f
         _require_same_base(old[CONFIG], folder / CONFIG, repo_id)
     card = (folder / CARD).read_text(encoding="utf-8").replace(REPO_PLACEHOLDER, repo_id)
     (folder / CARD).write_text(merge_cards(old.get(CARD, ""), card), encoding="utf-8")
-    changes = tuple(_change(folder / name, has.get(name)) for name in (*FILES, SIGNATURE) if (folder / name).is_file())
+    sent = [name for name in (*FILES, *DETECTOR, SIGNATURE) if (folder / name).is_file()]
+    changes = tuple(_change(folder / name, has.get(name)) for name in sent)
     pickles = tuple(sorted(name for name in has if name.endswith(PICKLES)))
     lines = _details(folder, old, remote, has) if details and held else ()
     return Plan(repo_id, revision or "main", held.sha if held else None, changes, pickles, tuple(lines))

@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 from .._types import Model
 from ..transfer import CLIENT, PATIENCE, HubError, TransportError, explained, persist
 from .download import pull
-from .folder import CARD, FILES, SIGNATURE, load, save, write_card
+from .folder import CARD, DETECTOR, FILES, SIGNATURE, load, save, write_card
 from .plain import is_sharded
 from .plan import Change, Plan, make_plan
 from .preflight import preflight
@@ -123,7 +123,7 @@ def _prepared(model: Model | str | Path, repo_id: str, made: dict[str, Any]) -> 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if isinstance(model, (str, Path)):
-            for name in (*FILES, SIGNATURE):
+            for name in (*FILES, *DETECTOR, SIGNATURE):
                 if (path := Path(model) / name).is_file():
                     shutil.copyfile(path, folder / name)
             preflight(folder)

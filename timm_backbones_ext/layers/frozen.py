@@ -7,6 +7,8 @@ import torchvision.ops
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
+from .sync_bn import CpuSyncBatchNorm
+
 __all__ = ["FrozenBatchNorm2d", "FrozenBatchNormAct2d"]
 
 
@@ -49,5 +51,6 @@ class FrozenBatchNormAct2d(FrozenBatchNorm2d):
 FROZEN: dict[type[nn.Module], type[FrozenBatchNorm2d]] = {
     nn.BatchNorm2d: FrozenBatchNorm2d,
     nn.SyncBatchNorm: FrozenBatchNorm2d,
+    CpuSyncBatchNorm: FrozenBatchNorm2d,
     BatchNormAct2d: FrozenBatchNormAct2d,
 }

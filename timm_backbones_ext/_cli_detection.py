@@ -1,0 +1,79 @@
+"""The command of `timm-ext` that trains a detector."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._options import edits_option, pretrained_option, token_option
+from ._output import print_json, table
+
+__all__ = ["train_detector"]
+
+EXTRA = ("accelerate", "faster_coco_eval", "tensorboard", "torchmetrics")
+above_zero = click.IntRange(1)
+
+
+@click.command("train-detector")
+@click.option("--backbone", default="ext_resnet18", show_default=True, help="Name of a variant.")
+@click.option("--data", default="digits", show_default=True, help="digits, digits:SCENES or coco:ROOT.")
+@click.option("--output", type=click.Path(file_okay=False), help="Folder of the run; runs/BACKBONE-DATA by default.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--start", help="Trained detector to start from, a run's best/ or a Hub id; new edits are the identity.")
+@edits_option
+@pretrained_option
+@click.option("--levels", help="Levels of the pyramid: P3-P7.")
+@click.option("--out-channels", type=above_zero, help="Channels of the pyramid.")
+@click.option("--num-convs", type=above_zero, help="Convs of each branch of the head.")
+@click.option("--min-size", type=above_zero, help="Pixels that the shorter side of images is scaled to.")
+@click.option("--max-size", type=above_zero, help="Pixels that the longer side may have then.")
+@click.option("--flip", type=click.FloatRange(0, 1), help="Probability of a horizontal flip.")
+@click.option("--freeze-at", type=int, help="Freeze the backbone up to the maps of stride 2**N.")
+@click.option("--sync-bn", is_flag=True, default=None, help="Batch norms take statistics over all processes.")
+@click.option("--epochs", type=above_zero)
+@click.option("--batch-size", type=above_zero, help="Images per process.")
+@click.option("--lr", type=float, help="Learning rate of AdamW.")
+@click.option("--weight-decay", type=float)
+@click.option("--layer-decay", type=float, help="Factor on the rate per layer towards the image.")
+@click.option("--clip", type=float, help="Largest norm of all gradients together.")
+@click.option("--eval-every", type=above_zero, help="Epochs between evaluations.")
+@click.option("--workers", type=click.IntRange(0), help="Processes that load images, per process that trains.")
+@click.option("--precision", type=click.Choice(["no", "fp16", "bf16"]), help="Mixed precision.")
+@click.option("--seed", type=int)
+@click.option("--push", "repo", help="Repo on the Hub for the best detector, at the end.")
+@token_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end.")
+def train_detector(
+    data: str, output: str | None, resume: bool, repo: str | None, token: str | None, as_json: bool, **asked: Any
+) -> None:
+    """Train torchvision's FCOS on a backbone: on real digits in minutes, or on a folder in COCO's format.
+
+    What is not given is as it suits the data. `torchrun --nproc-per-node N -m timm_backbones_ext.cli train-detector`
+    and `accelerate launch` run it on many devices.
+    """
+    if missing := [name for name in EXTRA if not importlib.util.find_spec(name)]:
+        raise ImportError(f'training needs {", ".join(missing)}: pip install "timm-backbones-ext[detection]"')
+    from .detection.settings import settings_for
+    from .detection.train import train
+
+    settings = settings_for(data, **{name: value for name, value in asked.items() if value is not None})
+    folder = Path(output or f"runs/{settings.backbone}-{data.partition(':')[0]}")
+    report = train(settings, folder, resume=resume)
+    if report is None:  # in a process beside the main one
+        return None
+    if repo:
+        from .hub import push_to_hub
+
+        report["commit"] = push_to_hub(folder / "best", repo, token=token).oid
+    return print_json(report) if as_json else _show(report, folder, repo)
+
+
+def _show(report: dict[str, Any], folder: Path, repo: str | None) -> None:
+    table(("figure", "best"), [(name, f"{value:.3f}") for name, value in report["best"].items()])
+    if unreadable := report["unreadable"]:
+        click.echo(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:5])}")
+    click.echo(f"{report['epoch']} epochs, {report['step']} steps in {report['seconds']:.0f} s")
+    click.echo(f"{folder}/ has best/, detections.png, log.csv, tensorboard/ and report.json")
+    if repo:
+        click.echo(f"pushed {repo}@{report['commit']}")

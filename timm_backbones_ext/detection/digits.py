@@ -1,0 +1,113 @@
+"""Scenes of real handwritten digits, written as a folder in COCO's format: something to detect in a minute.
+
+The digits are scikit-learn's (UCI ML hand-written digits, 8x8 pixels), enlarged and laid on noise; those of the
+validation scenes are in no training scene.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["write_digits"]
+
+DIGITS_PER_SCENE = 1, 5
+SIDES = 20, 44
+"""Pixels that a digit is enlarged to, least and most."""
+INK = 0.25
+"""Of full ink: the least that counts for a digit's box."""
+
+
+def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: int = 96, seed: int = 0) -> Path:
+    """Write scenes of digits; the same arguments give the same files, and scenes that are there already are kept.
+
+    Args:
+        root: The folder; it gets `annotations/instances_train.json`, `train/` and the same for `val`.
+        train: Scenes to train on.
+        val: Scenes to validate on.
+        side: Width and height of a scene in pixels.
+        seed: Of everything that is drawn at random.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ImportError: scikit-learn is missing; the extra `detection` installs it.
+        FileExistsError: The folder holds something else.
+        ValueError: The scenes are too small for the digits.
+    """
+    root = Path(root)
+    if side < SIDES[1]:
+        raise ValueError(f"scenes need at least {SIDES[1]} pixels a side, the size of the largest digits; got {side}")
+    for number, (split, count) in enumerate({"train": train, "val": val}.items()):
+        about = {"description": "timm-ext digits", "count": count, "side": side, "seed": seed}
+        file = root / "annotations" / f"instances_{split}.json"
+        if file.exists():
+            held = json.loads(file.read_text(encoding="utf-8")).get("info")
+            if held == about:
+                continue
+            if held is None or held.get("description") != about["description"]:
+                raise FileExistsError(f"{file} is not of digits; choose another folder")
+        _write_split(root, split, _digits()[number], np.random.default_rng((seed, number)), about)
+    return root
+
+
+def _digits() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Images from 0 to 1 and labels, for training and for validation."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise ImportError('the digits need scikit-learn: pip install "timm-backbones-ext[detection]"') from error
+    data = load_digits()
+    parts = train_test_split(data.images / 16, data.target, test_size=0.25, random_state=0, stratify=data.target)
+    return (parts[0], parts[2]), (parts[1], parts[3])
+
+
+def _write_split(root: Path, split: str, digits: Any, random: np.random.Generator, about: dict[str, Any]) -> None:
+    shutil.rmtree(root / split, ignore_errors=True)
+    (root / split).mkdir(parents=True)
+    (root / "annotations").mkdir(exist_ok=True)
+    images, annotations = [], []
+    for number in range(about["count"]):
+        scene, found = _scene(digits, about["side"], random)
+        name = f"{number:05d}.png"
+        Image.fromarray(scene).save(root / split / name)
+        images.append({"id": number, "file_name": name, "width": about["side"], "height": about["side"]})
+        for label, (x, y, width, height) in found:
+            box = {"bbox": [x, y, width, height], "area": width * height, "iscrowd": 0}
+            annotations.append({"id": len(annotations) + 1, "image_id": number, "category_id": label, **box})
+    categories = [{"id": digit, "name": str(digit)} for digit in range(10)]
+    content = {"info": about, "images": images, "annotations": annotations, "categories": categories}
+    draft = root / "annotations" / f".{split}.draft"
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.replace(root / "annotations" / f"instances_{split}.json")  # last: it says that the images are there
+
+
+def _scene(digits: Any, side: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Any]]]:
+    """(side, side, 3) bytes, and label and box (x, y, width, height) of each digit; boxes do not overlap."""
+    paper = random.uniform(0.0, 0.3) + random.normal(0.0, 0.08, (side, side))
+    ink = np.zeros((side, side))
+    taken: list[tuple[int, tuple[int, int, int, int]]] = []
+    for _ in range(random.integers(DIGITS_PER_SCENE[0], DIGITS_PER_SCENE[1], endpoint=True)):
+        pick, size = random.integers(len(digits[0])), int(random.integers(*SIDES, endpoint=True))
+        large = Image.fromarray((digits[0][pick] * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        digit = np.asarray(large) / 255
+        rows, columns = ((digit > INK).any(axis=axis).nonzero()[0] for axis in (1, 0))
+        top, left = (int(random.integers(side - size, endpoint=True)) for _ in range(2))
+        box = (left + int(columns[0]), top + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+        if any(_overlap(box, other) for _, other in taken):
+            continue
+        taken.append((int(digits[1][pick]), box))
+        area = ink[top : top + size, left : left + size]
+        np.maximum(area, digit, out=area)
+    scene = np.clip(paper * (1 - ink) + ink * random.uniform(0.6, 1.0), 0, 1)
+    return np.repeat((scene[..., None] * 255).astype(np.uint8), 3, axis=2), taken
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    (x, y, width, height), (u, v, across, down) = one, other
+    return x < u + across and u < x + width and y < v + down and v < y + height
