@@ -114,7 +114,8 @@ class CocoFolder(Dataset[Sample]):
         raise OSError(f"none of the {len(self)} images in {self.folder} can be read; the first: {unreadable[0]}")
 
     def _open(self, record: Record) -> Image.Image:
-        image = Image.open(self.folder / record.file).convert("RGB")
+        with Image.open(self.folder / record.file) as file:
+            image = file.convert("RGB")
         if image.size != (record.width, record.height):
             raise OSError(f"is {image.width}x{image.height}, the annotations say {record.width}x{record.height}")
         return image

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.io import write_png
+from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid
 
 from .coco import CocoFolder
@@ -83,7 +83,7 @@ def draw_detections(
             for label, value in zip(found["labels"][sure].tolist(), found["scores"][sure].tolist(), strict=True)
         ]
         tiles.append(_tile(sample.image, sample.target["boxes"], found["boxes"][sure].cpu(), labels, side))
-    write_png(make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=255), str(file))
+    to_pil_image(make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=255)).save(file)
 
 
 def _tile(image: Tensor, expected: Tensor, found: Tensor, labels: Sequence[str], side: int) -> Tensor:
