@@ -68,7 +68,10 @@ class Fingerprint:
             raise ValueError(
                 f"{path}: expected fingerprint format {FORMAT}; got {metadata.get('format')}. Upgrade the package"
             )
-        return cls(tuple(metadata["names"].split("\n")), statistics, metadata["digest"])
+        names = tuple(metadata.get("names", "").split("\n"))
+        if statistics.shape != (len(names), len(SIZES), 3) or "digest" not in metadata:
+            raise ValueError(f"{path} is no fingerprint: {len(names)} names for statistics {tuple(statistics.shape)}")
+        return cls(names, statistics, metadata["digest"])
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class Hub:
         except NotFound:
             hidden = True
         if hidden:
-            raise Fault(404 if user else 401, "RepoNotFound", f"Repository {repo} not found")
+            raise Fault(404, "RepoNotFound", f"Repository {repo} not found")
         return repo
 
     def revision(self, repo: str, revision: str) -> str:
