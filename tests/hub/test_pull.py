@@ -89,6 +89,59 @@ def test_create_model_checks_what_it_loads(kwargs: dict, saved: Path, local_hub:
         timm.create_model(f"hf-hub:{REPO}", pretrained=True, cache_dir=tmp_path / "other", **kwargs)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_classes": 10**12}, "no backbone has so many of anything"),
+        ({"model_args": {"depths": [9000] * 4}}, "no backbone has so many of anything"),
+        ({"num_classes": "three"}, "num_classes 'three'; expected 0 or more"),
+        ({"num_classes": -1}, "num_classes -1; expected 0 or more"),
+        ({"label_names": ["a"]}, "1 label names; expected 3, one per class"),
+        ({"model_args": {"shell": "rm -rf"}}, r"config.json does not fit any model .*shell"),
+        ({"model_args": {"edits": ["__import__('os')"]}}, "cannot read edit"),
+    ],
+    ids=str,
+)
+def test_create_model_checks_the_config_before_weights_are_fetched(
+    changes: dict, said: str, saved: Path, local_hub: FaultyHub, tmp_path: Path
+) -> None:
+    repo = f"pull/config-{abs(hash(str(changes))):x}"
+    config = json.dumps({**json.loads((saved / "config.json").read_text()), **changes})
+    HfApi().create_repo(repo)
+    for name, content in {"config.json": config.encode(), "model.safetensors": saved / "model.safetensors"}.items():
+        HfApi().upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=repo)
+    local_hub.faults()
+    with pytest.raises((tbx.HubError, ValueError), match=said):
+        timm.create_model(f"hf-hub:{repo}", pretrained=True, cache_dir=tmp_path)
+    with pytest.raises(tbx.HubError, match=said):
+        tbx.pull(repo, cache_dir=tmp_path)
+    assert not [path for path in requests(local_hub) if "safetensors" in path or "storage" in path]
+
+
+def test_a_fingerprint_that_is_none_is_an_error_of_the_repo(saved: Path, tmp_path: Path) -> None:
+    repo = "pull/no-fingerprint"
+    tbx.push_to_hub(saved, repo)
+    for content in (b"no fingerprint", (saved / "model.safetensors").read_bytes()):
+        HfApi().upload_file(path_or_fileobj=content, path_in_repo="fingerprint.safetensors", repo_id=repo)
+        with pytest.raises(tbx.HubError, match=r"is no fingerprint|expected fingerprint format"):
+            tbx.pull(repo, cache_dir=tmp_path)
+
+
+def test_the_last_error_says_what_was_tried_and_what_has_arrived(
+    saved: Path, local_hub: FaultyHub, tmp_path: Path
+) -> None:
+    local_hub.faults(
+        {"kind": "cut", "where": "/storage/", "at": 5_000_000},
+        {"kind": "status", "where": "/storage/", "status": 503, "times": -1},
+    )
+    said = r"answered 503: .*\(tried 6 times to get model.safetensors; 5,000,000 of [\d,]+ bytes are here, and the next"
+    with pytest.raises(tbx.HubError, match=said):
+        tbx.pull(REPO, cache_dir=tmp_path)
+    local_hub.faults()
+    tbx.pull(REPO, cache_dir=tmp_path, check=False)
+    assert next(seen[2] for seen in local_hub.faults() if "/storage/" in seen[1]) == "bytes=5000000-"
+
+
 def test_create_model_reads_no_pickle_when_safetensors_fail(saved: Path, local_hub: FaultyHub, tmp_path: Path) -> None:
     HfApi().upload_file(path_or_fileobj=b"cos\nsystem\n", path_in_repo="pytorch_model.bin", repo_id=REPO)
     local_hub.faults({"kind": "status", "where": "/resolve/", "method": "GET", "status": 503, "times": -1})
