@@ -16,6 +16,8 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 with socket.create_server(("127.0.0.1", 0)) as free:
@@ -80,13 +82,14 @@ def main() -> None:
     torch.manual_seed(0)
     model = testing.calibrate(timm.create_model(NAME, edits="eca", num_classes=3)).eval()
     saved = tbx.save(model, tempfile.mkdtemp())
-    with FaultyHub(port=PORT) as hub:
+    count = 50 if QUICK else 1000
+    with FaultyHub(port=PORT) as hub, ProcessPoolExecutor(2, get_context("spawn")) as pool:
         figures = {**requests(hub, saved), **seconds_of_verification()}
+        changed = {name: pool.submit(mutations, saved, name, count) for name in (CONFIG, WEIGHTS)}
         PATIENCE.first_wait, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.HF_HUB_ETAG_TIMEOUT = 0.01, 2, 2
         figures |= {**resumed(hub, saved), **flipped(hub, saved)}
         faults = outcomes(hub, saved)
-    count = 50 if QUICK else 1000
-    found = {name: mutations(saved, name, count) for name in (CONFIG, WEIGHTS)}
+        found = {name: job.result() for name, job in changed.items()}
     versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}, timm {timm.__version__}, "
     versions += f"huggingface_hub {huggingface_hub.__version__}, {os.cpu_count()} CPU cores."
     head = HEAD.format(name=NAME, size=(saved / WEIGHTS).stat().st_size / 1e6, versions=textwrap.fill(versions, 120))
@@ -143,7 +146,7 @@ def resumed(hub: FaultyHub, saved: Path) -> dict[str, str]:
 def flipped(hub: FaultyHub, saved: Path) -> dict[str, str]:
     """How many single bytes, flipped on their way, are noticed."""
     found, api = {}, HfApi()
-    content = (saved / WEIGHTS).read_bytes()[: 20_000 if QUICK else 1_000_000]
+    content = (saved / WEIGHTS).read_bytes()[: 20_000 if QUICK else 200_000]
     for name, disable in TRANSPORTS.items():
         constants.HF_HUB_DISABLE_XET = disable
         repo, cache = f"me/bytes-{name}", tempfile.mkdtemp()

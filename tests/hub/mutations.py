@@ -1,6 +1,8 @@
 """Random changes of a saved backbone's config, and of the header of its weights, and what becomes of them."""
 
 import random
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -31,14 +33,15 @@ def mutations(folder: Path, name: str, count: int) -> Counter[str]:
     Raises:
         AssertionError: An error that is not one of `KINDS`; any other exception is one from inside.
     """
-    path, rng, kinds = folder / name, random.Random(0), Counter()
-    data = path.read_bytes()
-    size = len(data) if name == CONFIG else 8 + int.from_bytes(data[:8], "little")
-    for _ in range(count):
-        changed = mutated(data[:size], rng, keep_length=name != CONFIG)
-        path.write_bytes(changed + data[size:])
-        kinds[outcome(folder)] += 1
-    path.write_bytes(data)
+    rng, kinds = random.Random(0), Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(shutil.copytree(folder, scratch, dirs_exist_ok=True)) / name
+        data = path.read_bytes()
+        size = len(data) if name == CONFIG else 8 + int.from_bytes(data[:8], "little")
+        for _ in range(count):
+            changed = mutated(data[:size], rng, keep_length=name != CONFIG)
+            path.write_bytes(changed + data[size:])
+            kinds[outcome(path.parent)] += 1
     return kinds
 
 

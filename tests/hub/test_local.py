@@ -66,6 +66,42 @@ def test_branches_tags_and_history_are_kept(hub: LocalHub) -> None:
         client.repo_info("me/a", revision="dev")
 
 
+def test_discussions_and_pull_requests_are_opened_commented_closed_and_merged(hub: LocalHub) -> None:
+    client = api(hub)
+    client.create_repo("me/a")
+    assert client.create_discussion("me/a", "A question", description="Why?").num == 1
+    change = [CommitOperationAdd("x.txt", b"1")]
+    commit = client.create_commit("me/a", change, commit_message="A change", create_pr=True)
+    assert commit.pr_num == 2
+    assert client.comment_discussion("me/a", 2, "Good").content == "Good"
+    assert client.change_discussion_status("me/a", 2, "closed", comment="Later").new_status == "closed"
+    with pytest.raises(HfHubHTTPError, match="is closed; open it again"):
+        client.merge_pull_request("me/a", 2)
+    client.change_discussion_status("me/a", 2, "open")
+    assert client.list_repo_files("me/a") == []
+    client.merge_pull_request("me/a", 2, comment="Thanks")
+    about = client.get_discussion_details("me/a", 2)
+    assert (about.title, about.status, about.merge_commit_oid) == ("A change", "merged", commit.oid)
+    assert [getattr(event, "content", None) or event.new_status for event in about.events] == [
+        *("Good", "Later", "closed", "open", "Thanks", "merged")
+    ]
+    assert client.list_repo_files("me/a") == ["x.txt"]
+    client.create_pull_request("me/a", "A draft")
+    upload(client, "me/a", y__txt=b"2")
+    client.upload_file(path_or_fileobj=b"3", path_in_repo="z.txt", repo_id="me/a", revision="refs/pr/3")
+    assert client.get_discussion_details("me/a", 3).conflicting_files
+    with pytest.raises(HfHubHTTPError, match="has got other commits since"):
+        client.merge_pull_request("me/a", 3)
+    found = [(item.num, item.title, item.status, item.is_pull_request) for item in client.get_repo_discussions("me/a")]
+    assert found == [
+        (3, "A draft", "open", True),
+        (2, "A change", "merged", True),
+        (1, "A question", "open", False),
+    ]
+    client.move_repo("me/a", "me/b")
+    assert client.get_discussion_details("me/b", 1).events[0].content == "Why?"
+
+
 def test_files_and_folders_are_deleted(hub: LocalHub) -> None:
     client = api(hub)
     client.create_repo("me/a")

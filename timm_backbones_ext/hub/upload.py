@@ -188,7 +188,7 @@ def _arrived(api: HfApi, plan: Plan, parent: str, create_pr: bool) -> CommitInfo
     try:
         if create_pr:
             asked = api.list_repo_refs(plan.repo, include_pull_requests=True).pull_requests or []
-            revisions = [item.ref for item in asked][-1:]
+            revisions = [item.ref for item in sorted(asked, key=lambda item: int(item.ref.rpartition("/")[2]))][-1:]
         else:
             revisions = [plan.revision]
         for revision in revisions:
