@@ -1,19 +1,25 @@
 """Do to pulls what networks, servers, disks and strangers do, and write down what happened: docs/reliability.md.
 
-Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet.
+Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
+but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
+page is written.
 """
 
 import os
+import random
+import re
 import shutil
 import socket
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "hub"))
 with socket.create_server(("127.0.0.1", 0)) as free:
     PORT = free.getsockname()[1]
 # huggingface_hub reads its environment when it is imported
@@ -23,122 +29,175 @@ os.environ.update(
     HF_TOKEN="local",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
 
-from faulty import FaultyHub  # noqa: E402
+import huggingface_hub
+import timm
+import torch
+from cases import CASES, CONFIG, ERRORS, RIGHT, WEIGHTS, fresh, killed
+from faulty import FaultyHub
+from huggingface_hub import HfApi, constants
+from mutations import mutations
 
-PAGE = ROOT / "docs" / "reliability.md"
+import timm_backbones_ext as tbx
+from timm_backbones_ext import testing
+from timm_backbones_ext.transfer import PATIENCE, HubError, Repo
+
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+QUICK = "--quick" in sys.argv
+NAME = "ext_convnext_atto"
+TRANSPORTS = {"LFS": True, "Xet": False}
+"""Whether Xet is off at the client that uploads."""
 HEAD = """# Reliability
 
-Written by `python benchmarks/reliability.py`, which does each of these things to a real server, cache or repo of a
-`{name}` ({size:.0f} MB) while the real client pulls it. The content was uploaded once by LFS and once by Xet, as the
-client does by default; pulls read both over HTTP. What a repo, a path or a hash is called is left out of the errors.
-
-| figure | value |
-|---|---|
-| requests of a cold pull, redirects counted | {cold} |
-| requests of a warm pull at a locked commit | {warm} |
-| `verify` of an `ext_resnet18` (median of 5) | {verify:.2f} s |
-| bytes that were flipped, one at a time, on their way | {flipped} |
-| of these refused | {refused} |
+Written by `python benchmarks/reliability.py`. A real client pulls a `{name}` of {size:.1f} MB over HTTP from a Hub on
+this machine, while the network, the server, the disk or a stranger does what the table says. The content was uploaded
+by LFS and, a second time, by Xet; pulls read both over plain HTTP, which can be resumed and checked. A case ends in the
+right weights or in an error; wrong weights, an exception from inside, a hang or a damaged file left in the cache would
+have ended the run.
 
 {versions}
 
-## What happens
+| figure | value |
+|---|---|
+"""
+FAULTS = """
+## What is done, and what the user gets
 
-| what is done | by LFS | by Xet |
+| what is done | LFS | Xet | what the error says |
+|---|---|---|---|
+"""
+MUTATED = """
+## Random changes
+
+{count:,} random changes (bits, bytes, digits, parts cut out or doubled; one to three at a time, seeded) of a valid
+`config.json` and as many of a valid safetensors header, in a folder, where no hash protects them:
+
+| outcome | of a config | of a header |
 |---|---|---|
 """
 
 
 def main() -> None:
-    with FaultyHub(port=PORT) as hub:
-        import timm
-        import torch
-        from cases import CASES, fresh
-        from huggingface_hub import constants
-
-        import timm_backbones_ext as tbx
-        from timm_backbones_ext import testing
-        from timm_backbones_ext.transfer import PATIENCE
-
-        torch.manual_seed(0)
-        model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
-        saved = tbx.save(model, tempfile.mkdtemp())
-        figures = measured(hub, saved)
+    torch.manual_seed(0)
+    model = testing.calibrate(timm.create_model(NAME, edits="eca", num_classes=3)).eval()
+    saved = tbx.save(model, tempfile.mkdtemp())
+    count = 50 if QUICK else 1000
+    with FaultyHub(port=PORT) as hub, ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        figures = {**requests(hub, saved), **seconds_of_verification()}
+        changed = {name: pool.submit(mutations, saved, name, count) for name in (CONFIG, WEIGHTS)}
         PATIENCE.first_wait, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.HF_HUB_ETAG_TIMEOUT = 0.01, 2, 2
-        rows = []
-        for number, (name, run) in enumerate(CASES.items()):
-            outcomes = []
-            for disable in (True, False):
-                constants.HF_HUB_DISABLE_XET = disable
-                with fresh(hub, f"faults/{'lfs' if disable else 'xet'}-{number}", saved) as world:
-                    outcomes.append(readable(run(world), str(world.scratch), world.repo))
-            rows.append(f"| {name} | {outcomes[0]} | {outcomes[1] if outcomes[1] != outcomes[0] else 'the same'} |")
-            print(rows[-1], flush=True)
-        shutil.rmtree(saved)
-    size = (figures.pop("bytes")) / 1e6
-    versions = (
-        f"Python {sys.version.split()[0]}, torch {torch.__version__}, huggingface_hub {hub_version()}, 2 CPU cores."
-    )
-    text = HEAD.format(name="ext_convnext_atto", size=size, versions=versions, **figures) + "\n".join(rows) + "\n"
-    PAGE.write_text(text, encoding="utf-8")
+        figures |= {**resumed(hub, saved), **flipped(hub, saved)}
+        faults = outcomes(hub, saved)
+        found = {name: job.result() for name, job in changed.items()}
+    versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}, timm {timm.__version__}, "
+    versions += f"huggingface_hub {huggingface_hub.__version__}, {os.cpu_count()} CPU cores."
+    head = HEAD.format(name=NAME, size=(saved / WEIGHTS).stat().st_size / 1e6, versions=textwrap.fill(versions, 120))
+    text = head + rows(figures.items()) + FAULTS + rows(faults) + MUTATED.format(count=count) + rows(kinds(found))
+    print(text)
+    if not QUICK:
+        PAGE.write_text(text, encoding="utf-8")
+    shutil.rmtree(saved)
 
 
-def measured(hub: FaultyHub, saved: Path) -> dict:
-    """Requests, seconds and flipped bytes."""
-    import timm
-    from huggingface_hub import HfApi, constants
+def rows(cells: object) -> str:
+    """Lines of a table."""
+    return "".join(f"| {' | '.join(map(str, row))} |\n" for row in cells)
 
-    import timm_backbones_ext as tbx
-    from timm_backbones_ext.transfer import HubError, Repo
 
-    cache, found = tempfile.mkdtemp(), {"bytes": (saved / "model.safetensors").stat().st_size}
-    commit = tbx.push_to_hub(saved, "me/figures").oid
+def requests(hub: FaultyHub, saved: Path) -> dict[str, str]:
+    """How many requests pulls take."""
+    commit, cache = tbx.push_to_hub(saved, "me/figures").oid, tempfile.mkdtemp()
     hub.faults()
     tbx.pull("me/figures", cache_dir=cache)
-    found["cold"] = len(hub.faults())
+    cold = len(hub.faults())
     tbx.pull("me/figures", commit, cache_dir=cache)
-    found["warm"] = len(hub.faults())
+    warm = len(hub.faults())
+    shutil.rmtree(cache)
+    asked = {"requests of a cold pull, redirects counted": cold, "requests of a warm pull at a locked commit": warm}
+    return {key: str(value) for key, value in asked.items()}
+
+
+def seconds_of_verification() -> dict[str, str]:
+    """How long `verify` of a saved folder takes."""
     folder = tbx.save(timm.create_model("ext_resnet18"), tempfile.mkdtemp())
     seconds = []
-    for _ in range(5):
+    for _ in range(31):
         start = time.perf_counter()
         assert tbx.verify(folder).same
         seconds.append(time.perf_counter() - start)
-    found["verify"] = statistics.median(seconds)
-    content, api = os.urandom(100_000), HfApi()
-    found["flipped"] = found["refused"] = 0
-    for disable in (True, False):
-        constants.HF_HUB_DISABLE_XET = disable
-        data = content + bytes([disable])
-        api.create_repo("me/bytes", exist_ok=True)
-        api.upload_file(path_or_fileobj=data, path_in_repo="model.safetensors", repo_id="me/bytes")
-        for at in range(0, len(data), 1000):
-            hub.faults({"kind": "flip", "where": "/storage/", "at": at, "times": 2})
-            found["flipped"] += 1
-            try:
-                Repo("me/bytes", cache_dir=cache).file("model.safetensors")
-            except HubError:
-                found["refused"] += 1
-    hub.faults()
-    shutil.rmtree(cache)
     shutil.rmtree(folder)
+    said = f"{min(seconds):.2f} s; median {statistics.median(seconds):.2f} s"
+    return {"`verify` of an `ext_resnet18`, fastest of 31": said}
+
+
+def resumed(hub: FaultyHub, saved: Path) -> dict[str, str]:
+    """What another process fetches after a puller was killed."""
+    with fresh(hub, "me/killed", saved) as world:
+        outcome, have, fetched = killed(world)
+    size = (saved / WEIGHTS).stat().st_size
+    assert outcome == RIGHT, outcome
+    assert have + fetched == size, f"{have} bytes were there and {fetched} of {size} were fetched"
+    return {
+        "bytes that were there after SIGKILL, and that the next process fetched": f"{have:,} + {fetched:,} = {size:,}"
+    }
+
+
+def flipped(hub: FaultyHub, saved: Path) -> dict[str, str]:
+    """How many single bytes, flipped on their way, are noticed."""
+    found, api = {}, HfApi()
+    content = (saved / WEIGHTS).read_bytes()[: 20_000 if QUICK else 200_000]
+    for name, disable in TRANSPORTS.items():
+        constants.HF_HUB_DISABLE_XET = disable
+        repo, cache = f"me/bytes-{name}", tempfile.mkdtemp()
+        data = content + random.Random(name).randbytes(1)
+        api.create_repo(repo)
+        api.upload_file(path_or_fileobj=data, path_in_repo=WEIGHTS, repo_id=repo)
+        places, refused = range(0, len(data), 1000), 0
+        for at in places:
+            hub.faults({"kind": "flip", "where": "/storage/", "at": at, "times": 2})
+            try:
+                Repo(repo, cache_dir=cache).file(WEIGHTS)
+            except HubError:
+                refused += 1
+        hub.faults()
+        assert Repo(repo, cache_dir=cache).file(WEIGHTS).read_bytes() == data
+        assert refused == len(places), f"{refused} of {len(places)} flipped bytes were refused"
+        found[f"every 1,000th byte of {len(data):,} flipped, one at a time, {name}"] = (
+            f"{refused:,} of {len(places):,} refused"
+        )
+        shutil.rmtree(cache)
     return found
 
 
-def readable(outcome: str, scratch: str, repo: str) -> str:
-    """An outcome without what differs from run to run, short enough for a table."""
-    import re
+def outcomes(hub: FaultyHub, saved: Path) -> list[list[str]]:
+    """What the user gets, for each case and transport."""
+    found = []
+    for number, (name, run) in enumerate(CASES.items()):
+        row, said = [name], ""
+        for transport, disable in TRANSPORTS.items():
+            constants.HF_HUB_DISABLE_XET = disable
+            with fresh(hub, f"faults/{transport.lower()}-{number}", saved) as world:
+                said = run(world)
+            assert re.search(ERRORS.get(name, f"^{RIGHT}$"), said), f"{name}: {said}"
+            row.append(said if said == RIGHT else "error")
+        row.append("" if said == RIGHT else readable(said, world.repo))
+        print(*row, sep=" | ", file=sys.stderr, flush=True)
+        found.append(row)
+    return found
 
-    text = outcome.replace(scratch, "").replace(f"{repo}@main", "REPO").replace(repo, "REPO").replace("|", "/")
-    text = re.sub(r"[0-9a-f]{40,64}|https?://\S+|Request ID: [\w-]+", "...", text)
-    return text if len(text) < 160 else text[:157].rstrip() + " ..."
+
+def kinds(found: dict[str, Counter[str]]) -> list[tuple[str, int, int]]:
+    """The kinds of outcome of mutations, the most frequent first."""
+    config, header = found[CONFIG], found[WEIGHTS]
+    return [(kind, config[kind], header[kind]) for kind, _ in (config + header).most_common()]
 
 
-def hub_version() -> str:
-    import huggingface_hub
-
-    return huggingface_hub.__version__
+def readable(error: str, repo: str) -> str:
+    """An error without what differs from run to run, short enough for a table."""
+    text = re.sub(rf"{repo}(@[0-9a-f]{{40}}|@main)?(: )?", lambda found: "" if found[2] else "REPO", error)
+    text = re.sub(r"(?<![\w.])/[^\s')]+", "FOLDER", text).replace("|", "/")
+    return textwrap.shorten(text, 100, placeholder=" ...")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from click.testing import CliRunner, Result
+from huggingface_hub import HfApi
 from PIL import Image
 
 import timm_backbones_ext as tbx
@@ -155,6 +156,24 @@ def test_push_pull_and_verify_work_together(folder: Path) -> None:
     said = json.loads(output("verify", "me/from-the-shell", "--json"))
     assert said["same"]
     assert said["levels"].keys() == {*(f"level {i}" for i in range(5)), "logits"}
+
+
+@pytest.mark.usefixtures("local_hub")
+def test_push_makes_branches_pull_requests_tags_and_private_gated_repos(folder: Path) -> None:
+    def push(*args: str) -> dict:
+        return json.loads(output("push", str(folder), repo, *args, "--json"))
+
+    api, repo = HfApi(), "me/all-options"
+    first = push("--private", "--gated", "manual", "--tag", "v1")["commit"]
+    info = api.model_info(repo, revision="v1")
+    assert (info.sha, info.private, info.gated) == (first, True, "manual")
+    api.delete_file("README.md", repo)
+    branch = push("--branch", "dev")["commit"]
+    assert api.repo_info(repo, revision="dev").sha == branch
+    proposed = push("--pr")
+    assert proposed["pull_request"].endswith("/discussions/1")
+    assert not api.file_exists(repo, "README.md")
+    assert api.file_exists(repo, "README.md", revision="refs/pr/1")
 
 
 @pytest.mark.usefixtures("local_hub")

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
+from timm_backbones_ext.models.ext_resnet import ext_resnet18
+from timm_backbones_ext.weights import read_header
 
 NAME = "ext_resnet18"
 
@@ -47,6 +49,19 @@ def test_thirteen_of_all_tensors_do_not_load(kwargs: dict, base: torch.nn.Module
     few = dict(list(base.state_dict().items())[:13])
     with pytest.raises(tbx.WeightsError, match=r"nothing was loaded: .*\d+ missing \(layer1.0.bn2.weight"):
         load(few, **kwargs)
+
+
+def test_thirteen_of_all_tensors_do_not_load_whatever_calls(base: torch.nn.Module, tmp_path) -> None:
+    file = tmp_path / "few.safetensors"
+    save_file(dict(list(base.state_dict().items())[:13]), file)
+    overlay = {"file": str(file)}
+    for features_only in (False, True):
+        with pytest.raises(tbx.WeightsError, match=r"\d+ missing"):
+            ext_resnet18(pretrained=True, pretrained_cfg_overlay=overlay, features_only=features_only)
+        with pytest.raises(tbx.WeightsError, match=r"\d+ missing"):
+            timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=overlay, features_only=features_only)
+        with pytest.raises(RuntimeError, match=r"[Mm]issing"):
+            timm.create_model(NAME, checkpoint_path=str(file), features_only=features_only)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"features_only": True}, {"num_classes": 5}])
@@ -115,6 +130,13 @@ def test_a_truncated_or_foreign_file_is_an_error(spoil, tmp_path) -> None:
     weights.write_bytes(spoil(weights.read_bytes()))
     with pytest.raises(tbx.WeightsError, match=r"model.safetensors of .* is damaged or is not a safetensors file"):
         timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_a_header_larger_than_any_backbones_is_not_read(tmp_path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"padding": " " * 10_000_000})
+    with pytest.raises(tbx.WeightsError, match=r"its header has 10,\d+,\d+ bytes; expected at most 10,000,000"):
+        read_header(path)
 
 
 def test_checkpoints_in_the_format_of_convnexts_authors_load() -> None:

@@ -68,7 +68,10 @@ class Fingerprint:
             raise ValueError(
                 f"{path}: expected fingerprint format {FORMAT}; got {metadata.get('format')}. Upgrade the package"
             )
-        return cls(tuple(metadata["names"].split("\n")), statistics, metadata["digest"])
+        names = tuple(metadata.get("names", "").split("\n"))
+        if statistics.shape != (len(names), len(SIZES), 3) or "digest" not in metadata:
+            raise ValueError(f"{path} is no fingerprint: {len(names)} names for statistics {tuple(statistics.shape)}")
+        return cls(names, statistics, metadata["digest"])
 
 
 @dataclass(frozen=True)
@@ -107,11 +110,12 @@ def fingerprint(model: Model) -> Fingerprint:
 
     Args:
         model: A timm model, full, with `num_classes=0` or `features_only`, also inside DataParallel or
-            torch.compile. Its copy runs in eval mode and float32 on the CPU.
+            torch.compile. A twin runs in eval mode and float32 on the CPU; it shares the tensors that are so already.
     """
     full = unwrap(model)
     names, runs = [], []
-    twin = copy.deepcopy(full).float().cpu().eval()
+    shared = [t for t in (*full.parameters(), *full.buffers()) if t.is_cpu and t.dtype in (torch.float32, torch.int64)]
+    twin = copy.deepcopy(full, {id(t): t for t in shared}).float().cpu().eval()
     if isinstance(twin, EfficientNet):
         split(twin)  # so that it does not matter whether the model's norms hold its activations
     for height, width in SIZES:

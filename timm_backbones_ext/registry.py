@@ -22,6 +22,7 @@ from timm.models._registry import _model_pretrained_cfgs
 from torch import nn
 
 from ._types import Model
+from .checks import HINT
 from .edits import Edit, parse
 from .layers.features import wrap
 from .norm_layer import translated
@@ -38,8 +39,6 @@ __all__ = [
     "variant",
 ]
 
-HINT = "needs_pip_install_timm-backbones-ext"
-"""Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
 default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register; timm reads it from the module
 
 

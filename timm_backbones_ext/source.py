@@ -8,12 +8,11 @@ from huggingface_hub import try_to_load_from_cache
 from timm.models._builder import _resolve_pretrained_source, resolve_pretrained_cfg
 from timm.models._pretrained import PretrainedCfg
 
+from .checks import CONFIG, WEIGHTS, check_config
 from .transfer import HubError, Repo
 from .weights import WeightsError
 
 __all__ = ["CONFIG", "WEIGHTS", "from_hub", "no_safetensors", "place_of", "safe_overlay", "safe_source"]
-
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
 def no_safetensors(place: str) -> str:
@@ -60,7 +59,7 @@ def from_hub(name: str, cfg: Any, overlay: dict[str, Any], cache_dir: str | Path
         cache_dir: Folder of the cache; huggingface_hub's by default.
 
     Raises:
-        HubError: They cannot be fetched, or are not what the Hub recorded.
+        HubError: They cannot be fetched, are not what the Hub recorded, or the config fits no model.
         WeightsError: There is no safetensors file.
     """
     resolved = resolve_pretrained_cfg(name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay).to_dict()
@@ -84,4 +83,5 @@ def _where_config_came_from(repo_id: str, revision: str, cache_dir: str | Path |
     repo, content = Repo(repo_id, Path(read).parent.name, cache_dir=cache_dir), Path(read).read_bytes()
     if repo.file(CONFIG).read_bytes() != content:
         raise HubError(f"{repo_id}: {CONFIG} was damaged in the cache; it is whole again now. Create the model again")
+    check_config(repo.file(CONFIG), repo.place)
     return repo

@@ -30,6 +30,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 """Of the tensors of a backbone: floats, and the counts of batch norms."""
 
 
+LARGEST_HEADER = 10_000_000
+"""Bytes; that of a backbone with 1,000 tensors has 100,000."""
+
+
 class WeightsError(RuntimeError):
     """Weights that do not belong to the model; nothing was loaded."""
 
@@ -133,6 +137,9 @@ def read_header(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
     """
     try:
+        with Path(path).open("rb") as raw:
+            if (size := int.from_bytes(raw.read(8), "little")) > LARGEST_HEADER:
+                raise SafetensorError(f"its header has {size:,} bytes; expected at most {LARGEST_HEADER:,}")
         with safe_open(path, framework="pt") as file:
             parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  it has no other iteration
             kinds = {key: part.get_dtype() for key, part in parts.items()}

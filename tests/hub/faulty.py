@@ -24,10 +24,10 @@ class Faults:
         if scope["path"] == "/_faults":
             return await self.control(receive, send)
         headers = {key.decode(): value.decode() for key, value in scope["headers"]}
-        self.seen.append([scope["method"], scope["path"], headers.get("range", "")])
+        self.seen.append(seen := [scope["method"], scope["path"], headers.get("range", ""), 0])
         rule = next((rule for rule in self.rules if rule["times"] and self.fits(rule, scope)), None)
         if rule is None:
-            return await self.app(scope, receive, send)
+            return await self.app(scope, receive, counting(send, seen))
         rule["times"] -= 1
         return await getattr(self, rule["kind"])(rule, scope, receive, send)
 
@@ -139,6 +139,16 @@ class Changed:
         return body if limit is None else body[: max(0, limit - self.sent)]
 
 
+def counting(send: Any, seen: list) -> Any:
+    """Sends an answer on, and counts the bytes of its body."""
+
+    async def counted(message: Any) -> None:
+        seen[3] += len(message.get("body", b""))
+        await send(message)
+
+    return counted
+
+
 async def reply(send: Any, status: int, body: bytes, headers: Any = ()) -> None:
     """A whole answer."""
     await send({"type": "http.response.start", "status": status, "headers": [*headers]})
@@ -158,8 +168,11 @@ main(wrap=faults)
 """,
     )
 
-    def faults(self, *rules: dict) -> list[list[str]]:
-        """Set the rules, and return the requests since they were set last: method, path, Range."""
+    def faults(self, *rules: dict) -> list[list]:
+        """Set the rules, and return the requests since they were set last.
+
+        Of each: method, path, Range, and the bytes that were sent if no rule was for it.
+        """
         body = json.dumps([{"times": 1, **rule} for rule in rules]).encode()
         request = urllib.request.Request(f"{self.endpoint}/_faults", body, method="POST")
         with urllib.request.urlopen(request) as answer:

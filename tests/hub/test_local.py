@@ -1,24 +1,30 @@
 """The local Hub, seen by the real client and by strangers."""
 
+import hashlib
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from faulty import FaultyHub
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from timm_backbones_ext.hub.fsck import fsck
 from timm_backbones_ext.hub.local import LocalHub, parse_token, serve
 from timm_backbones_ext.hub.store import Conflict, File, NotFound, Store, checked_path
+from timm_backbones_ext.hub.xet import Xet
 
 
 @pytest.fixture
@@ -60,6 +66,42 @@ def test_branches_tags_and_history_are_kept(hub: LocalHub) -> None:
         client.repo_info("me/a", revision="dev")
 
 
+def test_discussions_and_pull_requests_are_opened_commented_closed_and_merged(hub: LocalHub) -> None:
+    client = api(hub)
+    client.create_repo("me/a")
+    assert client.create_discussion("me/a", "A question", description="Why?").num == 1
+    change = [CommitOperationAdd("x.txt", b"1")]
+    commit = client.create_commit("me/a", change, commit_message="A change", create_pr=True)
+    assert commit.pr_num == 2
+    assert client.comment_discussion("me/a", 2, "Good").content == "Good"
+    assert client.change_discussion_status("me/a", 2, "closed", comment="Later").new_status == "closed"
+    with pytest.raises(HfHubHTTPError, match="is closed; open it again"):
+        client.merge_pull_request("me/a", 2)
+    client.change_discussion_status("me/a", 2, "open")
+    assert client.list_repo_files("me/a") == []
+    client.merge_pull_request("me/a", 2, comment="Thanks")
+    about = client.get_discussion_details("me/a", 2)
+    assert (about.title, about.status, about.merge_commit_oid) == ("A change", "merged", commit.oid)
+    assert [getattr(event, "content", None) or event.new_status for event in about.events] == [
+        *("Good", "Later", "closed", "open", "Thanks", "merged")
+    ]
+    assert client.list_repo_files("me/a") == ["x.txt"]
+    client.create_pull_request("me/a", "A draft")
+    upload(client, "me/a", y__txt=b"2")
+    client.upload_file(path_or_fileobj=b"3", path_in_repo="z.txt", repo_id="me/a", revision="refs/pr/3")
+    assert client.get_discussion_details("me/a", 3).conflicting_files
+    with pytest.raises(HfHubHTTPError, match="has got other commits since"):
+        client.merge_pull_request("me/a", 3)
+    found = [(item.num, item.title, item.status, item.is_pull_request) for item in client.get_repo_discussions("me/a")]
+    assert found == [
+        (3, "A draft", "open", True),
+        (2, "A change", "merged", True),
+        (1, "A question", "open", False),
+    ]
+    client.move_repo("me/a", "me/b")
+    assert client.get_discussion_details("me/b", 1).events[0].content == "Why?"
+
+
 def test_files_and_folders_are_deleted(hub: LocalHub) -> None:
     client = api(hub)
     client.create_repo("me/a")
@@ -89,8 +131,9 @@ def test_tokens_say_who_may_read_and_write(tmp_path: Path) -> None:
         assert reader.list_repo_files("me/hidden") == ["x.safetensors"]
         with pytest.raises(HfHubHTTPError, match="403"):
             upload(reader, "me/hidden", y__txt=b"")
-        with pytest.raises(RepositoryNotFoundError):
+        with pytest.raises(RepositoryNotFoundError) as caught:
             stranger.repo_info("me/hidden")
+        assert caught.value.response.status_code == 404
         with pytest.raises(HfHubHTTPError, match="401"):
             api(hub, "made-up").repo_info("me/hidden")
         writer.update_repo_settings("me/hidden", private=False)
@@ -113,6 +156,81 @@ def test_content_with_a_wrong_hash_is_rejected(tmp_path: Path) -> None:
     store.create_repo("me/a")
     with pytest.raises(Conflict, match="was not uploaded"):
         store.commit("me/a", "heads/main", title="x", add={"x": File("x", "0" * 64, 1, "0" * 40, lfs=True)})
+
+
+def test_an_upload_of_another_content_than_it_said_is_rejected(hub: LocalHub) -> None:
+    api(hub).create_repo("me/a")
+    sha256 = hashlib.sha256(b"what was said").hexdigest()
+    asked = {"operation": "upload", "objects": [{"oid": sha256, "size": 13}]}
+    with send(f"{hub.endpoint}/me/a.git/info/lfs/objects/batch", "POST", json.dumps(asked).encode()) as answer:
+        link = json.load(answer)["objects"][0]["actions"]["upload"]["href"]
+    assert refused(link, "PUT", b"what was sent") == 400
+    assert not hub.store.blob(sha256).exists()
+
+
+def shard(sha256: str, xorb: str, size: int) -> bytes:
+    """What Xet's client sends to say that a file is the one chunk of a xorb."""
+    name, flags = bytes.fromhex("11" * 32), 1 << 30
+    file = name + struct.pack("<II8x", flags, 1) + bytes.fromhex(xorb) + struct.pack("<IIII", 0, size, 0, 1)
+    words = struct.pack("<4Q", *(int(sha256[at : at + 16], 16) for at in range(0, 64, 16)))
+    return bytes(48) + file + words + bytes(16) + b"\xff" * 32
+
+
+def test_xet_keeps_a_file_only_if_its_chunks_make_it_and_fsck_sees_damage(hub: LocalHub) -> None:
+    store, content, xorb = hub.store, b"one chunk", "22" * 32
+    xet = Xet(store)
+    packed = b"\0" + len(content).to_bytes(3, "little") + b"\0" + len(content).to_bytes(3, "little") + content
+    xet.put_xorb(xorb, packed)
+    with pytest.raises(Conflict, match="expected content with sha256 0000"):
+        xet.register(shard("0" * 64, xorb, len(content)))
+    sha256 = hashlib.sha256(content).hexdigest()
+    xet.register(shard(sha256, xorb, len(content)))
+    assert store.blob(sha256).read_bytes() == content
+    assert fsck(hub.root) == []
+    xet.xorb(xorb).write_bytes(packed.replace(b"one", b"two"))
+    assert fsck(hub.root) == [f"damaged in Xet: {sha256} (the chunks make other content)"]
+    xet.xorb(xorb).unlink()
+    assert fsck(hub.root) == [f"damaged in Xet: {sha256} (xorb {xorb} was not uploaded)"]
+
+
+def test_by_default_the_client_uploads_and_downloads_by_xet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    content = os.urandom(3_000_000)
+    with FaultyHub(tmp_path / "hub") as hub:
+        api(hub).create_repo("me/a")
+        upload(api(hub), "me/a", large__safetensors=content)
+        hub.faults()
+        path = api(hub).hf_hub_download("me/a", "large.safetensors", cache_dir=tmp_path / "cache")
+        assert Path(path).read_bytes() == content
+        asked = [path for _, path, *_ in hub.faults()]
+    assert any("/v1/reconstructions/" in path for path in asked)
+    assert any("/xet/xorb/" in path for path in asked)
+
+
+def send(url: str, method: str, body: bytes | None = None) -> Any:
+    """The answer to what a client without manners sends."""
+    headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
+    return urllib.request.urlopen(urllib.request.Request(url, body, headers, method=method))
+
+
+def refused(url: str, method: str, body: bytes | None = None) -> int:
+    """The status of an answer that is an error."""
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        send(url, method, body)
+    caught.value.close()
+    return caught.value.code
+
+
+@pytest.mark.parametrize("path", ["../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "x%00"])
+def test_no_request_leaves_the_root(hub: LocalHub, path: str) -> None:
+    api(hub).create_repo("me/a")
+    for place in (f"/me/a/resolve/main/{path}", f"/storage/{path}", f"/xet/xorb/{path}", f"/api/models/{path}"):
+        assert 400 <= refused(hub.endpoint + place, "GET") < 500
+    file = {"key": "file", "value": {"path": urllib.parse.unquote(path), "content": "eA==", "encoding": "base64"}}
+    lines = [{"key": "header", "value": {"summary": "x"}}, file]
+    body = "\n".join(map(json.dumps, lines)).encode()
+    assert refused(f"{hub.endpoint}/api/models/me/a/commit/main", "POST", body) == 409
+    assert api(hub).list_repo_files("me/a") == []
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "a\\x", "a//x", "", ".git/config", "a/.", "x\0"])
@@ -241,9 +359,7 @@ def test_tokens_are_read_from_text() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"name": ".."}'])
 def test_a_request_that_makes_no_sense_is_an_error_and_not_a_crash(hub: LocalHub, body: bytes) -> None:
-    headers = {"Authorization": "Bearer x", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{hub.endpoint}/api/repos/create", body, headers)
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request)
+        send(f"{hub.endpoint}/api/repos/create", "POST", body)
     assert 400 <= caught.value.code < 500
     assert "error" in json.loads(caught.value.read())

@@ -1,6 +1,8 @@
 """Pushes: what is refused before anything is sent, what a commit holds, and what it leaves alone."""
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +20,11 @@ from torch import nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
+from timm_backbones_ext._digest import git_blob_id, sha256_of
 from timm_backbones_ext.cli import main
+from timm_backbones_ext.describe import describe
+from timm_backbones_ext.hub.local import LocalHub
+from timm_backbones_ext.hub.store import File
 from timm_backbones_ext.transfer import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("local_hub")
@@ -135,10 +141,52 @@ def test_a_card_of_another_hand_stays_below_ours(repo: str) -> None:
     assert text.index("## Usage") < text.index("# Mine")
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_card_says_what_the_model_is_and_its_examples_run(
+    repo: str, local_hub: FaultyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    local_hub.faults()
+    tbx.push_to_hub(make(edits="eca"), repo)
+    asked = [path for _, path, *_ in local_hub.faults()]
+    assert asked.index("/api/validate-yaml") < asked.index(f"/api/models/{repo}/commit/main")
+    text = ModelCard.load(HfApi().hf_hub_download(repo, "README.md")).text
+    (evidence,) = {edit.evidence for edit in tbx.parse("eca")}
+    facts = describe("ext_convnext_atto", edits="eca", num_classes=3)
+    for line in (
+        f"| `eca` | eval+train | {evidence} |",
+        *(f"| {level.index} | {level.channels} | {level.stride} |" for level in facts.levels),
+        f"{facts.params / 1e6:.2f}M parameters, {facts.gmacs:.2f} GMACs at {'x'.join(map(str, facts.input_size))}",
+        *(f"| {path.name} | `{sha256_of(path)}` |" for path in tbx.pull(repo).iterdir() if path.name != "README.md"),
+        "pip install timm-backbones-ext",
+        "Nothing has to be imported",
+    ):
+        assert line in text
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["scores"].shape == (1, 3)
+    assert len(names["levels"]) == len(facts.levels)
+    assert Path("model.onnx").is_file()
+
+
+@pytest.mark.parametrize("old", ["---\nlanguage: [\n---\n# Mine\n", "---\n- a\n---\n# Mine\n"])
+def test_a_card_whose_metadata_cannot_be_read_is_left_alone(repo: str, old: str, local_hub: LocalHub) -> None:
+    HfApi().create_repo(repo)
+    store = local_hub.store  # the Hub refuses such a card, and may hold it from elsewhere
+    card = File("README.md", store.put(old.encode()), len(old), git_blob_id(old.encode()), lfs=False)
+    store.commit(repo, "heads/main", title="theirs", add={card.path: card})
+    with pytest.raises(ValueError, match=r"metadata that cannot be read .* mend it there first"):
+        tbx.push_to_hub(make(), repo)
+    assert HfApi().list_repo_files(repo) == ["README.md"]
+
+
 def test_results_become_the_model_index(repo: str) -> None:
     tbx.push_to_hub(make(), repo, card={"datasets": ["digits"]}, metrics={"accuracy": 0.97})
     card = ModelCard.load(HfApi().hf_hub_download(repo, "README.md"))
     (result,) = card.data.eval_results
+    assert card.data.pipeline_tag == "image-classification"
     assert (result.dataset_name, result.metric_type, result.metric_value) == ("digits", "accuracy", 0.97)
     assert card.data.base_model_relation == "finetune"
     with pytest.raises(ValueError, match="metrics need the data set"):
@@ -241,12 +289,35 @@ def test_wrapped_models_are_sent_as_what_is_inside(wrap: object, repo: str) -> N
     assert tbx.compare(model, timm.create_model(f"hf-hub:{repo}", pretrained=True)).same
 
 
-def test_infinite_weights_are_named(repo: str) -> None:
+def test_a_model_in_ddp_is_sent_as_what_is_inside(repo: str, tmp_path: Path) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        model = make()
+        tbx.push_to_hub(nn.parallel.DistributedDataParallel(model), repo)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert tbx.compare(model, timm.create_model(f"hf-hub:{repo}", pretrained=True)).same
+
+
+def test_infinite_weights_are_named_before_any_request(repo: str, local_hub: FaultyHub) -> None:
     model = make()
     model.head.fc.bias.data[1] = float("inf")
+    local_hub.faults()
     with pytest.raises(tbx.HubError, match=r"nothing was sent: 1 tensors have NaN or Inf, such as head.fc.bias"):
         tbx.push_to_hub(model, repo)
-    assert not HfApi().repo_exists(repo)
+    assert local_hub.faults() == []
+
+
+def test_labels_of_another_number_than_classes_are_not_sent(repo: str, local_hub: FaultyHub, tmp_path: Path) -> None:
+    folder = tbx.save(make(), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "label_names": ["cat", "dog"]}))
+    local_hub.faults()
+    with pytest.raises(tbx.HubError, match=r"nothing was sent: config.json has 2 label names; expected 3"):
+        tbx.push_to_hub(folder, repo)
+    with pytest.raises(ValueError, match="expected 3 label names, one per class; got 2"):
+        tbx.push_to_hub(make(), repo, label_names=["cat", "dog"])
+    assert local_hub.faults() == []
 
 
 def test_a_model_that_is_not_what_its_config_says_is_not_sent(repo: str) -> None:

@@ -201,8 +201,10 @@ def merge(model: Model, *names: str) -> Model:
 
 def _rehearsed(model: Model, steps: "list[Callable[[Model], None]]") -> None:
     """Take steps on a twin that shares all tensors, then on the model: one that cannot be taken fails on the twin."""
+    if not steps:
+        return
     twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
-    for target in (twin, model) if steps else ():
+    for target in (twin, model):
         for step in steps:
             step(target)
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from .store import Commit, File
 
-__all__ = ["commit_entry", "discussion", "model_info", "origin", "refs", "tree_entry", "validate_yaml"]
+__all__ = ["commit_entry", "iso", "model_info", "origin", "refs", "tree_entry", "validate_yaml"]
 
 
 def origin(request: Request) -> str:
@@ -74,14 +74,3 @@ def model_info(repo: str, newest: Commit, files: Mapping[str, File], facts: tupl
             item["lfs"] = {"sha256": file.sha256, **item["lfs"]}
         siblings.append(item)
     return {**info, **state, "siblings": siblings}
-
-
-def discussion(repo: str, number: int, newest: Commit, merged: bool) -> dict[str, Any]:
-    """A pull request as the list of a repo's discussions has it."""
-    about = {"num": number, "title": newest.title, "createdAt": iso(newest.date), "author": {"name": "local"}}
-    return {
-        **about,
-        "status": "merged" if merged else "open",
-        "isPullRequest": True,
-        "repo": {"name": repo, "type": "model"},
-    }

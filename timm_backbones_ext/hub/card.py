@@ -10,6 +10,7 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from timm.models import get_pretrained_cfg
+from yaml import YAMLError
 
 from .._types import Model
 from ..describe import describe
@@ -101,11 +102,21 @@ def render_card(
 
 
 def merge_cards(old: str, new: str) -> str:
-    """The new card, with the sections and the metadata of the old one that are the user's own."""
+    """The new card, with the sections and the metadata of the old one that are the user's own.
+
+    Raises:
+        ValueError: The metadata of the old one cannot be read.
+    """
     after = ModelCard(new)
     ours, kept, head, tail = after.data.to_dict(), {}, "", ""
     if old.strip():
-        before = ModelCard(old, ignore_metadata_errors=True)
+        try:
+            before = ModelCard(old, ignore_metadata_errors=True)
+        except (ValueError, YAMLError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"the repo's card has metadata that cannot be read ({said}); mend it there first"
+            ) from error
         kept = {key: value for key, value in before.data.to_dict().items() if key not in ours}
         head, begin, rest = before.text.partition(BEGIN)
         _, end, tail = rest.partition(END)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from .._digest import sha256_of
+from ..checks import check_config, check_weights
 from ..fingerprint import Fingerprint, Report
 from ..source import CONFIG, WEIGHTS, no_safetensors
 from ..transfer import HubError, Repo
-from .checks import check_config, check_weights
 from .folder import FINGERPRINT, PULLED, SIGNATURE, check_folder, saved_fingerprint
 from .lock import Entry, Lock
 from .signing import check_signature

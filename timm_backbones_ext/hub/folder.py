@@ -21,6 +21,7 @@ from ..edits.in_chans import InChans
 from ..fingerprint import Fingerprint, Report, compare, fingerprint, unwrap
 from ..registry import BUILT_IN, HINT, VARIANTS
 from ..source import CONFIG, WEIGHTS
+from ..transfer import HubError
 from ..weights import read_header, write_safetensors
 from .card import render_card
 from .plain import as_plain_timm, created_with, tensors, whole
@@ -230,11 +231,15 @@ def saved_fingerprint(folder: Path) -> Fingerprint:
 
     Raises:
         FileNotFoundError: There is none.
+        HubError: It is damaged, or of a newer format.
     """
     path = folder / FINGERPRINT
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no {FINGERPRINT}, so there is nothing to verify it against")
-    return Fingerprint.load(path)
+    try:
+        return Fingerprint.load(path)
+    except ValueError as error:
+        raise HubError(str(error)) from error
 
 
 def load(folder: Path) -> Model:

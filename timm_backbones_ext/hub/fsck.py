@@ -1,4 +1,4 @@
-"""Whether what a local Hub holds is whole and unharmed. Standard library only."""
+"""Whether what a local Hub holds is whole and unharmed."""
 
 from pathlib import Path
 
@@ -9,10 +9,11 @@ __all__ = ["fsck"]
 
 
 def fsck(root: str | Path) -> list[str]:
-    """Name every missing or damaged blob of a local Hub, and the files that need it.
+    """Name every missing or damaged blob of a local Hub, by LFS and by Xet, and the files that need it.
 
     Raises:
         NotFound: The folder holds no local Hub.
+        ImportError: It holds content that came by Xet, and the extra `local-hub` is not installed.
     """
     if not (Path(root) / "hub.sqlite").is_file():
         raise NotFound(f"{root} holds no local Hub")
@@ -26,6 +27,10 @@ def fsck(root: str | Path) -> list[str]:
     for (sha256, size), places in needed.items():
         if problem := _problem(store.blob(sha256), sha256, size):
             problems.append(f"{problem}: {sha256} (needed by {', '.join(places)})")
+    if (store.root / "xet").is_dir():
+        from .xet import Xet  # starlette and lz4 are in an extra
+
+        problems += [f"damaged in Xet: {sha256} ({problem})" for sha256, problem in Xet(store).damage().items()]
     return problems
 
 

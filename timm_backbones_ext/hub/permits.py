@@ -27,9 +27,8 @@ class Fault(Exception):
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
-        self.response = JSONResponse(
-            {"error": message}, status, headers={"X-Error-Code": code, "X-Error-Message": message}
-        )
+        headers = {"X-Error-Code": code, "X-Error-Message": message.encode("unicode_escape").decode()}
+        self.response = JSONResponse({"error": message}, status, headers=headers)
 
 
 class Moved(Fault):

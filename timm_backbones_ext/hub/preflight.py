@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from .._types import Model
-from ..fingerprint import Fingerprint, compare, fingerprint, unwrap
+from ..checks import check_config, check_weights
+from ..fingerprint import compare, fingerprint, unwrap
 from ..registry import HINT, VARIANTS
 from ..source import CONFIG, WEIGHTS
 from ..transfer import HubError
-from .checks import check_config, check_weights
-from .folder import FINGERPRINT, load
+from .folder import FINGERPRINT, load, saved_fingerprint
 
 __all__ = ["base_of", "preflight"]
 
@@ -32,7 +32,7 @@ def preflight(folder: Path, model: Model | None = None) -> None:
     if broken := [key for key, value in load_file(folder / WEIGHTS).items() if not value.isfinite().all()]:
         raise HubError(f"nothing was sent: {len(broken)} tensors have NaN or Inf, such as {broken[0]}")
     rebuilt = load(folder)
-    report = compare(Fingerprint.load(folder / FINGERPRINT), fingerprint(rebuilt))
+    report = compare(saved_fingerprint(folder), fingerprint(rebuilt))
     if not report.same:
         raise HubError(f"nothing was sent: the saved files do not make the same model: {report}")
     if model is not None and not _bit_equal(unwrap(model), rebuilt):

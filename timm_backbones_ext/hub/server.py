@@ -19,7 +19,8 @@ try:
     from starlette.requests import Request
     from starlette.responses import FileResponse, JSONResponse, Response
 
-    from .answers import commit_entry, discussion, model_info, origin, refs, tree_entry, validate_yaml
+    from .answers import commit_entry, model_info, origin, refs, tree_entry, validate_yaml
+    from .discussions import Discussions
     from .permits import Fault, Moved, Permits, User
     from .xet import Xet
 except ImportError as error:
@@ -37,6 +38,7 @@ class Hub:
     def __init__(self, root: str | Path, storage_port: int, tokens: Mapping[str, User] | None = None) -> None:
         self.store = Store(root)
         self.xet = Xet(self.store)
+        self.discussions = Discussions(self.store)
         self.permits = Permits(storage_port, tokens)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -112,10 +114,13 @@ class Hub:
             case "GET", ["refs"]:
                 return JSONResponse(refs(self.store.refs(repo)))
             case "GET", ["discussions"]:
-                return self.discussions(repo)
+                found = self.discussions.all(repo)
+                return JSONResponse({"discussions": found, "count": len(found), "start": 0})
+            case "GET", ["discussions", number]:
+                return JSONResponse(self.discussions.details(repo, int(number)))
             case "GET", ["commits", revision]:
                 return JSONResponse([commit_entry(item) for item in self.store.history(self.revision(repo, revision))])
-        self.permits.writer(request)
+        user = self.permits.writer(request)
         match method, rest:
             case "GET", ["xet-write-token", _]:
                 return self.permits.xet_token(request, "PUT")
@@ -131,8 +136,9 @@ class Hub:
                 self.store.set_ref(repo, f"tags/{(await request.json())['tag']}", self.revision(repo, revision))
             case "DELETE", [("branch" | "tag") as kind, name]:
                 self.store.set_ref(repo, f"{'heads' if kind == 'branch' else 'tags'}/{name}", None)
-            case "POST", ["discussions", number, "merge"]:
-                self.store.merge(repo, f"pr/{number}")
+            case "POST", ["discussions", *path]:
+                asked = json.loads(await request.body() or b"{}") or {}
+                return JSONResponse(self.discussions.answer(repo, user.name, path, asked))
             case "PUT", ["settings"]:
                 asked = await request.json()
                 if "private" in asked or "visibility" in asked:
@@ -155,7 +161,7 @@ class Hub:
         except NotFound:
             hidden = True
         if hidden:
-            raise Fault(404 if user else 401, "RepoNotFound", f"Repository {repo} not found")
+            raise Fault(404, "RepoNotFound", f"Repository {repo} not found")
         return repo
 
     def revision(self, repo: str, revision: str) -> str:
@@ -222,14 +228,6 @@ class Hub:
         newest = next(self.store.history(oid))
         return JSONResponse(model_info(repo, newest, self.store.files(oid), self.store.facts(repo)))
 
-    def discussions(self, repo: str) -> Response:
-        """The pull requests of a repo."""
-        refs = self.store.refs(repo)
-        main = [commit.oid for commit in self.store.history(refs["heads/main"])]
-        asked = {int(name[3:]): oid for name, oid in refs.items() if name.startswith("pr/")}
-        found = [discussion(repo, num, next(self.store.history(oid)), oid in main) for num, oid in asked.items()]
-        return JSONResponse({"discussions": found, "count": len(found), "start": 0})
-
     def tree(self, request: Request, oid: str, folder: str) -> Response:
         """Files below a folder; folders too, unless asked to go into them."""
         prefix, query = f"{folder}/" if folder else "", request.query_params
@@ -277,7 +275,7 @@ class Hub:
             for line in lines
             if line["key"] in ("deletedFile", "deletedFolder")
         ]
-        number = 1 + sum(name.startswith("pr/") for name in self.store.refs(repo))
+        number = self.discussions.next_number(repo)
         proposed = request.query_params.get("create_pr") == "1"
         ref = (
             f"pr/{number}"
@@ -298,6 +296,8 @@ class Hub:
             parent=None if proposed else head,
             start=head if proposed else None,
         )
+        if proposed:
+            self.discussions.add(repo, number, "pull-request", text["title"], self.permits.writer(request).name)
         answer = {"success": True, "commitOid": oid, "commitUrl": f"{origin(request)}/{repo}/commit/{oid}"}
         return JSONResponse({**answer, "pullRequestUrl": f"{origin(request)}/{repo}/discussions/{number}"})
 

@@ -32,6 +32,10 @@ CREATE TABLE IF NOT EXISTS files (
     lfs INTEGER NOT NULL, PRIMARY KEY (oid, path)
 );
 CREATE TABLE IF NOT EXISTS refs (repo TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, name));
+CREATE TABLE IF NOT EXISTS events (
+    repo TEXT NOT NULL, num INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
+    date REAL NOT NULL
+);
 """
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _OID = re.compile(r"[0-9a-f]{40}")
@@ -133,7 +137,7 @@ class Store:
         self.facts(repo)
         with self.database(write=True) as db:
             db.execute("DELETE FROM files WHERE oid IN (SELECT oid FROM commits WHERE repo = ?)", (repo,))
-            for table, column in (("commits", "repo"), ("refs", "repo"), ("repos", "id")):
+            for table, column in (("commits", "repo"), ("refs", "repo"), ("events", "repo"), ("repos", "id")):
                 db.execute(f"DELETE FROM {table} WHERE {column} = ?", (repo,))
 
     def facts(self, repo: str) -> tuple[bool, str]:
@@ -164,7 +168,8 @@ class Store:
             raise Conflict(f"{new!r} is no repo id, or is taken")
         self.facts(old)
         with self.database(write=True) as db:
-            for table, column in (("commits", "repo"), ("refs", "repo"), ("repos", "id"), ("moves", "new")):
+            columns = {"commits": "repo", "refs": "repo", "events": "repo", "repos": "id", "moves": "new"}
+            for table, column in columns.items():
                 db.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (new, old))
             db.execute("INSERT OR REPLACE INTO moves VALUES (?, ?)", (old, new))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
+from torch.distributed import get_rank, is_initialized
 
 from .._types import Model
 from ..transfer import CLIENT, PATIENCE, HubError, TransportError, explained, persist
@@ -132,6 +133,8 @@ def _prepared(model: Model | str | Path, repo_id: str, made: dict[str, Any]) -> 
         else:
             if is_sharded(model):
                 raise ValueError("the model is sharded: call tbx.save on every rank, then push the folder from one")
+            if is_initialized() and get_rank() > 0:
+                raise ValueError("every rank holds the same model: push it from rank 0 alone")
             save(model, folder, **made)
             preflight(folder, None if made.get("as_timm") else model)
         yield folder
@@ -185,7 +188,7 @@ def _arrived(api: HfApi, plan: Plan, parent: str, create_pr: bool) -> CommitInfo
     try:
         if create_pr:
             asked = api.list_repo_refs(plan.repo, include_pull_requests=True).pull_requests or []
-            revisions = [item.ref for item in asked][-1:]
+            revisions = [item.ref for item in sorted(asked, key=lambda item: int(item.ref.rpartition("/")[2]))][-1:]
         else:
             revisions = [plan.revision]
         for revision in revisions:

@@ -142,6 +142,22 @@ class Xet:
         path = self._path("sha256", sha256)
         return path.read_text() if path.is_file() else None
 
+    def damage(self) -> dict[str, str]:
+        """What is wrong with content that came by Xet, by its sha256: the chunks are not here, or make another."""
+        problems = {}
+        for path in sorted((self.folder / "sha256").iterdir()):
+            digest = hashlib.sha256()
+            try:
+                for item in json.loads(self._path("files", path.read_text()).read_text()):
+                    for data in self._unpacked(Term(**item)):
+                        digest.update(data)
+            except (OSError, ValueError, TypeError) as error:
+                problems[path.name] = str(error)
+                continue
+            if digest.hexdigest() != path.name:
+                problems[path.name] = "the chunks make other content"
+        return problems
+
     def reconstruction(self, name: str, first: int, last: int | None) -> dict[str, Any]:
         """Which chunks of which xorbs make the bytes `first` to `last` of a file, as the protocol writes it.
 

@@ -94,7 +94,8 @@ def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) ->
                     links += 1
                     continue
                 failures = 1 if _size(partial) > have else failures + 1
-                PATIENCE.wait(failures, error)
+                bar.set_postfix_str(f"attempt {failures + 1}")
+                PATIENCE.wait(failures, error, f" to get {content.name}{_kept(partial, content)}")
     if _size(partial) > content.size:
         partial.unlink()  # not what was asked for; the hash check says so
 
@@ -124,6 +125,12 @@ def _append(partial: Path, url: str, headers: dict[str, str], have: int, size: i
 def _from_storage(error: Any, url: str) -> bool:
     """Whether it was not the Hub itself that refused, but the host that it sent us to."""
     return str(error.response.url).partition("?")[0] != url.partition("?")[0]
+
+
+def _kept(partial: Path, content: Content) -> str:
+    """What an error says of the part that has arrived."""
+    size = _size(partial)
+    return f"; {size:,} of {content.size:,} bytes are here, and the next pull goes on from there" if size else ""
 
 
 def _size(path: Path) -> int:

@@ -25,13 +25,17 @@ class Patience:
     longest_wait: float = 20.0
     """Seconds; also the longest `Retry-After` that is waited for."""
 
-    def wait(self, failures: int, error: BaseException) -> None:
-        """Sleep after so many failures in a row, or raise the last one: it will not pass, or patience is at its end."""
+    def wait(self, failures: int, error: BaseException, what: str = "") -> None:
+        """Sleep after so many failures in a row, or raise the last one: it will not pass, or patience is at its end.
+
+        `what` was tried and how far it came; it is added to the error.
+        """
         asked = passes(error)
         if asked is None:
             raise error
         if failures >= self.attempts or asked > self.longest_wait:
-            vars(error)["tried"] = f"tried {failures} times" + (f"; it asks to wait {asked:.0f} s" if asked else "")
+            asks = f"; it asks to wait {asked:.0f} s" if asked else ""
+            vars(error)["tried"] = f"tried {failures} times{what}{asks}"
             raise error
         drawn = min(self.longest_wait, self.first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1)
         time.sleep(max(asked, drawn))

@@ -1,7 +1,7 @@
 """Checks of a saved backbone before anything of it is loaded: they cost no memory, since models are built on `meta`."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,16 +10,19 @@ import timm
 import torch
 from timm.models import is_model
 
-from .._version import __version__
-from ..registry import HINT
-from ..source import WEIGHTS
-from ..transfer import HubError
-from ..weights import WeightsError, read_header
+from ._version import __version__
+from .transfer import HubError
+from .weights import WeightsError, read_header
 
-__all__ = ["check_config", "check_weights"]
+__all__ = ["CONFIG", "HINT", "WEIGHTS", "check_config", "check_weights"]
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HINT = "needs_pip_install_timm-backbones-ext"
+"""Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
 LARGEST = 100_000
-"""No argument of a backbone counts so many channels, blocks or classes."""
+"""No argument of a backbone counts more channels, blocks or classes ..."""
+LARGEST_SUM = 10_000
+"""... and no list of arguments, such as depths or widths, more in total."""
 
 
 def check_config(path: Path, place: str) -> None:
@@ -69,23 +72,38 @@ def _built(path: Path, place: str) -> Generator[None]:
     except (HubError, WeightsError) as error:
         raise HubError(f"{place}: {error}") from error
     except Exception as error:
-        what = "config.json" if path.suffix == ".json" else path.name
         raise HubError(
-            f"{place}: {what} does not fit any model that this version can build "
+            f"{place}: {path.name} does not fit any model that this version can build "
             f"({type(error).__name__}: {error}); nothing was loaded"
         ) from error
 
 
 def _require_sane(config: Mapping[str, Any], place: str) -> None:
-    """Numbers that would build a model for hours are refused beforehand."""
-    for value in _leaves(config):
-        if isinstance(value, (int, float)) and not abs(value) <= LARGEST:
+    """Numbers that would build a model for hours are refused beforehand, and classes that are none or unnamed."""
+    for branch in _branches(config):
+        numbers = [abs(value) for value in _values(branch) if isinstance(value, (int, float))]
+        found = [value for value in numbers if not value <= LARGEST]
+        found += [sum(numbers)] if isinstance(branch, list) and not sum(numbers) <= LARGEST_SUM else []
+        if found:
             raise HubError(
-                f"{place}: config.json has {value}, and no backbone has so many of anything; nothing was loaded"
+                f"{place}: {CONFIG} has {found[0]}, and no backbone has so many of anything; nothing was loaded"
             )
+    classes, labels = config.get("num_classes", 0), config.get("label_names")
+    if not isinstance(classes, int) or classes < 0:
+        raise HubError(f"{place}: {CONFIG} has num_classes {classes!r}; expected 0 or more; nothing was loaded")
+    if isinstance(labels, list) and len(labels) != classes:
+        raise HubError(
+            f"{place}: {CONFIG} has {len(labels)} label names; expected {classes}, one per class; nothing was loaded"
+        )
 
 
-def _leaves(tree: Any) -> list[Any]:
+def _branches(tree: Any) -> Iterator[Any]:
+    """Every list and dict, those inside others included."""
     if isinstance(tree, (list, dict)):
-        return [leaf for item in (tree.values() if isinstance(tree, dict) else tree) for leaf in _leaves(item)]
-    return [tree]
+        yield tree
+        for value in _values(tree):
+            yield from _branches(value)
+
+
+def _values(branch: Any) -> list[Any]:
+    return branch if isinstance(branch, list) else list(branch.values())
