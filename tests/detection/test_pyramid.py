@@ -177,11 +177,13 @@ def test_gradient_checkpointing_drop_path_and_channels_last_go_with_it(name: str
 def test_trap_9_under_autocast_every_map_of_a_pyramid_is_bfloat16(name: str) -> None:
     """The maps of a ConvNeXt itself are float32, in timm as here, since its residuals are; the neck casts them."""
     made = tbx.pyramid(name, 8, "P3-P6").eval()
+    stock = timm.create_model(name.removeprefix("ext_"), features_only=True, out_indices=(-3, -2, -1)).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         assert {level.dtype for level in made(x).values()} == {torch.bfloat16}
-        raw = {level.dtype for level in made.body(x)}
-    assert raw == {torch.float32 if "convnext" in name else torch.bfloat16}
+        for body in (made.body, stock):
+            raw = {level.dtype for level in body(x)}
+            assert raw == {torch.float32 if "convnext" in name else torch.bfloat16}
 
 
 def test_it_can_be_copied_and_pickled() -> None:
