@@ -47,7 +47,7 @@ test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest
 test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
 	rm -rf .cache/clients
 	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist loadfile tests/clients
-	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py
+	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py tests/clients/test_mmdet.py
 	.venv-clients/bin/python tests/clients/table.py
 
 demo: $(READY) ## the main job end to end, into demo-out/

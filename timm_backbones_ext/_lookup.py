@@ -1,12 +1,15 @@
-"""What a user types on the command line, looked up: names, tags, words of a list; errors name what is near."""
+"""What a user types, looked up: names, tags, words of a list; errors name what is near."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ._types import Model
 
 __all__ = ["create", "editable", "known", "licences", "one_of"]
+
+ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
+"""First parts of names that are no names of timm's."""
 
 
 def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
@@ -27,7 +30,7 @@ def known(name: str) -> str:
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
-    if name.startswith(("hf-hub:", "local-dir:")):
+    if name.startswith(ELSEWHERE):
         return name
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -54,8 +57,8 @@ def create(name: str, *, edits: str | None = None, device: str = "cpu", **kwargs
         return timm.create_model(known(name), **editable(name, edits), **kwargs).eval()
 
 
-def editable(name: str, edits: str | None) -> dict[str, Any]:
-    """The keyword for the edits, if there are any.
+def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:
+    """The keyword for the edits, if there are any; ids of the Hub and folders pass.
 
     Raises:
         ValueError: The name takes none.
@@ -63,9 +66,9 @@ def editable(name: str, edits: str | None) -> dict[str, Any]:
     from .registry import VARIANTS
 
     architecture = name.partition(".")[0]
-    if edits is None:
+    if not edits:
         return {}
-    if architecture not in VARIANTS:
+    if architecture not in VARIANTS and not name.startswith(ELSEWHERE):
         known(name)
         hint = f"; ext_{name} does" if f"ext_{architecture}" in VARIANTS else "; `timm-ext list` shows what does"
         raise ValueError(f"{name} does not take edits{hint}")

@@ -18,9 +18,9 @@ from mmpretrain.structures import DataSample
 CLIENT = "mmpretrain"
 REMARK = (
     "Beside transformers 5 mmpretrain cannot be imported, so it has an environment of its own, with mmcv-lite 2.1. "
-    "mmdet and mmsegmentation were not run: they import mmcv's compiled operators (`No module named 'mmcv._ext'`), "
-    "mmcv 2.1 and 2.2 have no wheel for this torch, and pip's build of the source stops at `No module named "
-    "'pkg_resources'`."
+    "The detectors of mmdet and mmsegmentation were not run: they import mmcv's compiled operators (`No module named "
+    "'mmcv._ext'`), mmcv 2.1 and 2.2 have no wheel for this torch, and pip's build of the source stops at `No module "
+    "named 'pkg_resources'`."
 )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork, box_iou, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import timm_backbones_ext as tbx
@@ -85,6 +87,27 @@ def test_an_output_stride_gives_the_last_map_of_each_stride() -> None:
     assert [level.shape[-1] for level in made(torch.randn(1, 3, 64, 64)).values()] == [8, 4, 2]
 
 
+def test_a_detector_finds_a_box_where_it_is_in_an_image_whose_sides_no_stride_divides() -> None:
+    """As the detector pads it, to 128x96 pixels, and as `pad_to` does."""
+    sizes = AnchorGenerator(((8,), (16,), (32,)), ((1.0,),) * 3)
+    plain = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "min_size": 75, "max_size": 500}
+    net = FCOS(tbx.pyramid("ext_convnext_atto", 32, "P3-P5"), num_classes=2, anchor_generator=sizes, **plain)
+    box = torch.tensor([[41.0, 58.0, 69.0, 95.0]])
+    image = 0.2 * torch.rand(3, 100, 75)
+    image[:, 58:95, 41:69] += 0.8
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+    for _ in range(30):
+        losses = net.train()([image], [{"boxes": box, "labels": torch.tensor([1])}])
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    (found,) = net.eval()([image])
+    assert box_iou(found["boxes"][:1], box) > 0.8
+    net.transform.min_size = (96,)  # no image is resized
+    (again,) = net([tbx.pad_to(image, net.backbone.size_divisibility)])
+    torch.testing.assert_close(clip_boxes_to_image(again["boxes"][:1], (100, 75)), found["boxes"][:1])
+
+
 @pytest.mark.parametrize("name", SMALLEST)
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_torchvisions_one_stage_detectors_take_it_as_it_is(detector: str, name: str) -> None:
@@ -154,11 +177,13 @@ def test_gradient_checkpointing_drop_path_and_channels_last_go_with_it(name: str
 def test_trap_9_under_autocast_every_map_of_a_pyramid_is_bfloat16(name: str) -> None:
     """The maps of a ConvNeXt itself are float32, in timm as here, since its residuals are; the neck casts them."""
     made = tbx.pyramid(name, 8, "P3-P6").eval()
+    stock = timm.create_model(name.removeprefix("ext_"), features_only=True, out_indices=(-3, -2, -1)).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", torch.bfloat16):
         assert {level.dtype for level in made(x).values()} == {torch.bfloat16}
-        raw = {level.dtype for level in made.body(x)}
-    assert raw == {torch.float32 if "convnext" in name else torch.bfloat16}
+        for body in (made.body, stock):
+            raw = {level.dtype for level in body(x)}
+            assert raw == {torch.float32 if "convnext" in name else torch.bfloat16}
 
 
 def test_it_can_be_copied_and_pickled() -> None:
@@ -177,7 +202,8 @@ def test_it_can_be_copied_and_pickled() -> None:
         ({"levels": "P6-P7"}, "no maps of stride 64"),
         ({"levels": "P3-P8"}, "two levels more than 32; got 256"),
         ({"levels": "P3-P6", "neck": None}, "can be 32, since there is no neck"),
-        ({"neck": "bifpn"}, r"neck must be one of \('fpn', None\); got 'bifpn'"),
+        ({"neck": "nas"}, r"neck must be one of \('fpn', 'pan', 'bifpn', None\); got 'nas'"),
+        ({"out_indices": (1, 9)}, r"sets out_indices itself; say which maps by levels="),
         ({"names": ["a", "a", "b", "c", "d"]}, "5 different names"),
         ({"freeze_at": 6}, "from 0 to 5; got 6"),
         ({"out_norm": True}, "'out_norm' is for convnext"),
@@ -186,6 +212,28 @@ def test_it_can_be_copied_and_pickled() -> None:
 def test_what_cannot_be_is_an_error_that_says_what_can(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         tbx.pyramid("ext_resnet18", 8, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "kwargs", "message"),
+    [
+        ("ext_resnt18", {}, "unknown model 'ext_resnt18'; did you mean ext_resnet18, "),
+        ("ext_resnet18.a1_in1", {}, "unknown tag of ext_resnet18: 'a1_in1'; did you mean 'a1_in1k'?"),
+        ("resnet18", {"edits": "dcn"}, "resnet18 does not take edits; ext_resnet18 does"),
+        ("resnet18", {"frozen_bn": True}, "resnet18 does not take edits; ext_resnet18 does"),
+    ],
+)
+def test_a_backbone_that_is_not_known_is_an_error_that_names_what_is_near(
+    backbone: str, kwargs: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tbx.pyramid(backbone, 8, **kwargs)
+
+
+def test_a_folder_takes_edits(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_resnet18", num_classes=3), tmp_path)
+    made = tbx.pyramid(f"local-dir:{tmp_path}", 8, "P3-P5", edits="eca", pretrained=True)
+    assert made.body.full_model().edits == ("eca",)
 
 
 def test_padding_asks_for_a_number_of_pixels() -> None:

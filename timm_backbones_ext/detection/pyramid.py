@@ -1,4 +1,4 @@
-"""A backbone with a feature pyramid (https://arxiv.org/abs/1612.03144), in the form that detectors take."""
+"""A backbone with a feature pyramid, in the form that detectors take."""
 
 import re
 from collections import OrderedDict
@@ -8,16 +8,14 @@ from typing import Any, NamedTuple
 import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from .._lookup import editable, known
 from .._types import Model
 from ..edits import Edit, parse
 from .freezing import freeze_at as freeze
+from .necks import NECKS
 
 __all__ = ["Level", "Pyramid", "pad_to", "pyramid"]
-
-NECKS = ("fpn", None)
 
 
 class Level(NamedTuple):
@@ -34,14 +32,14 @@ class Pyramid(nn.Module):
 
     Attributes:
         body: The `features_only` model.
-        fpn: torchvision's pyramid network; None where the maps are the body's own.
+        fpn: The neck; None where the maps are the body's own.
         out_channels: Channels of every map; a tuple where they differ.
         strides: Pixels per position, one number per map.
         size_divisibility: Sides of images that are multiples of this give maps of exactly these strides.
     """
 
     def __init__(
-        self, body: Model, fpn: FeaturePyramidNetwork | None, levels: Sequence[int], names: Sequence[str]
+        self, body: Model, fpn: nn.Module | None, out_channels: int, levels: Sequence[int], names: Sequence[str]
     ) -> None:
         super().__init__()
         self.body, self.fpn = body, fpn
@@ -49,13 +47,13 @@ class Pyramid(nn.Module):
         self.strides = tuple(2**level for level in levels)
         self.size_divisibility = max(body.feature_info.reduction())
         channels = tuple(body.feature_info.channels())
-        self.out_channels: int | tuple[int, ...] = channels if fpn is None else _width(fpn)
+        self.out_channels: int | tuple[int, ...] = channels if fpn is None else out_channels
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Maps by name."""
         maps = self.body(x)
         if self.fpn is not None:
-            maps = self.fpn(OrderedDict(zip(self.names, maps))).values()  # the coarsest names are those of extra maps
+            maps = self.fpn(OrderedDict((str(i), level) for i, level in enumerate(maps))).values()
         return OrderedDict(zip(self.names, maps))
 
     def output_shape(self) -> dict[str, Level]:
@@ -67,10 +65,6 @@ class Pyramid(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the body's activations in the backward pass instead of keeping them."""
         self.body.set_grad_checkpointing(enable)
-
-
-def _width(fpn: FeaturePyramidNetwork) -> int:
-    return fpn.layer_blocks[0][0].out_channels  # ty: ignore[not-subscriptable] a block is a sequence
 
 
 def pyramid(
@@ -94,8 +88,9 @@ def pyramid(
         backbone: Name of a variant, with or without a tag: "ext_resnet50_dcn".
         out_channels: Channels of every map; unused without a neck.
         levels: First and last level, "P3-P7"; a map of level k has stride `2**k`. One level above the backbone's is
-            its last map subsampled, two are torchvision's `LastLevelP6P7`.
-        neck: "fpn", or None for the backbone's own maps.
+            the last map subsampled, two are torchvision's `LastLevelP6P7`; both are maxima in a "bifpn".
+        neck: "fpn"; "pan", which goes from fine to coarse after it; "bifpn", which goes both ways three times; or None
+            for the backbone's own maps.
         pretrained: Load the weights of the backbone.
         freeze_at: Freeze the backbone up to the maps of stride `2**freeze_at`.
         frozen_bn: Freeze all its batch norms.
@@ -108,30 +103,33 @@ def pyramid(
         kwargs: Further arguments of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
-        ValueError: Levels, neck or names that cannot be, or whatever `timm.create_model` has against the backbone.
+        ValueError: A backbone that timm does not know, with the nearest names; levels, neck or names that cannot be, or
+            whatever `timm.create_model` has against the backbone.
     """
-    if neck not in NECKS:
-        raise ValueError(f"neck must be one of {NECKS}; got {neck!r}")
+    if neck not in (*NECKS, None):
+        raise ValueError(f"neck must be one of {(*NECKS, None)}; got {neck!r}")
+    if fixed := sorted(kwargs.keys() & {"features_only", "out_indices"}):
+        raise ValueError(f"a pyramid sets {' and '.join(fixed)} itself; say which maps by levels='P3-P7'")
+    backbone = known(backbone)
     first, last = _span(levels)
     chosen = [*parse(edits), *parse(_asked(in_chans, frozen_bn=frozen_bn, out_norm=out_norm))]
     if in_chans < 3:
         kwargs["in_chans"] = in_chans
-    reductions = _reductions(backbone, chosen, kwargs)
+    kwargs |= {"features_only": True, **editable(backbone, chosen)}
+    reductions = _reductions(backbone, kwargs)
     indices = _indices(reductions, first, last, levels)
     extra = last - (max(reductions[i] for i in indices).bit_length() - 1)
     if extra not in ((0, 1, 2) if neck else (0,)):
         limit = f"two levels more than {max(reductions)}" if neck else f"{max(reductions)}, since there is no neck"
         raise ValueError(f"levels {levels!r}: the stride of the last one can be {limit}; got {2**last}")
-    body = timm.create_model(
-        backbone, pretrained=pretrained, features_only=True, out_indices=indices, edits=chosen or None, **kwargs
-    )
+    body: Model = timm.create_model(backbone, pretrained=pretrained, out_indices=indices, **kwargs)
     freeze(body, freeze_at)
-    fpn = _fpn(body, out_channels, extra) if neck else None
+    fpn = NECKS[neck](body.feature_info.channels(), out_channels, extra) if neck else None
     span = range(first, last + 1)
     names = [f"p{level}" for level in span] if names is None else list(names)
     if len(set(names)) != len(span):
         raise ValueError(f"expected {len(span)} different names for the levels {levels}; got {names}")
-    return Pyramid(body, fpn, span, names)
+    return Pyramid(body, fpn, out_channels, span, names)
 
 
 def _span(levels: str) -> tuple[int, int]:
@@ -148,10 +146,10 @@ def _asked(in_chans: int, *, frozen_bn: bool, out_norm: bool) -> list[str]:
     return [text for text, wanted in asked.items() if wanted]
 
 
-def _reductions(backbone: str, edits: Sequence[Edit], kwargs: dict[str, Any]) -> list[int]:
+def _reductions(backbone: str, kwargs: dict[str, Any]) -> list[int]:
     """Strides of the backbone's levels, from a model without data."""
-    kwargs = {**kwargs, "features_only": True, "edits": list(edits) or None, "device": "meta"}
-    model: Model = timm.create_model(backbone, **kwargs)
+    options: dict[str, Any] = {**kwargs, "device": "meta"}
+    model: Model = timm.create_model(backbone, **options)
     return model.feature_info.reduction()
 
 
@@ -165,11 +163,6 @@ def _indices(reductions: list[int], first: int, last: int, levels: str) -> tuple
             f"levels {levels!r}: the backbone has no maps of stride {missing or 2**first}; it has {sorted(by_stride)}"
         )
     return tuple(by_stride[stride] for stride in wanted)
-
-
-def _fpn(body: Model, out_channels: int, extra: int) -> FeaturePyramidNetwork:
-    blocks: list[ExtraFPNBlock | None] = [None, LastLevelMaxPool(), LastLevelP6P7(out_channels, out_channels)]
-    return FeaturePyramidNetwork(body.feature_info.channels(), out_channels, extra_blocks=blocks[extra])
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:

@@ -1,0 +1,173 @@
+"""What mixes a backbone's maps: torchvision's FPN (https://arxiv.org/abs/1612.03144), and two that it lacks.
+
+PAN (https://arxiv.org/abs/1803.01534) adds a way from fine to coarse; BiFPN (https://arxiv.org/abs/1911.09070) goes
+both ways several times and weighs what it adds. A neck takes an ordered dict of maps, finest first, and returns one,
+with coarser maps of its own at the end; a map need not have exactly half the sides of the one before it.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+__all__ = ["NECKS", "BiFpn", "Pan"]
+
+
+class Pan(FeaturePyramidNetwork):
+    """Maps by name -> maps of equal width by name: an FPN, then a way from fine to coarse (section 3.1).
+
+    It computes what mmdetection's `PAFPN` computes: sums without activations, coarser maps from its last output.
+
+    Args:
+        widths: Channels of the maps that come, finest first.
+        out_channels: Channels of all maps that go.
+        extra_blocks: What makes coarser maps, as for torchvision's FPN.
+    """
+
+    def __init__(self, widths: Sequence[int], out_channels: int, extra_blocks: ExtraFPNBlock | None = None) -> None:
+        super().__init__(list(widths), out_channels)
+        self.halve = nn.ModuleList(_conv(out_channels, stride=2) for _ in widths[1:])
+        self.smooth = nn.ModuleList(_conv(out_channels) for _ in widths[1:])
+        self.coarser = extra_blocks  # torchvision's name for it would have the FPN use it, before the way down
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Maps by name."""
+        way, *levels = super().forward(x).values()
+        maps, names = [way], list(x)
+        for level, halve, smooth in zip(levels, self.halve, self.smooth, strict=True):
+            way = level + _cropped(halve(way), level)
+            maps.append(smooth(way))
+        if self.coarser is not None:
+            maps, names = self.coarser(maps, list(x.values()), names)
+        return OrderedDict(zip(names, maps, strict=True))
+
+
+def _conv(channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 conv that starts as torchvision's FPN starts its own."""
+    conv = nn.Conv2d(channels, channels, 3, stride, padding=1)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    nn.init.zeros_(conv.bias)  # ty: ignore[invalid-argument-type] there is one
+    return conv
+
+
+class BiFpn(nn.Module):
+    """Maps by name -> maps of equal width by name: mixed both ways, several times, with learned weights (section 3).
+
+    It computes what the `BiFpn` of effdet computes for its EfficientDet-D0. Its batch norms need more than one position
+    per channel in training: with one image whose last map is a single position, `group_norm(neck)` first.
+
+    Args:
+        widths: Channels of the maps that come, finest first; at least two.
+        out_channels: Channels of all maps that go.
+        extra: Number of coarser maps, each the maximum over 3x3 positions of the one before.
+        repeats: Number of times; 3 is that of EfficientDet-D0.
+
+    Raises:
+        ValueError: One map only, and none coarser.
+    """
+
+    def __init__(self, widths: Sequence[int], out_channels: int, extra: int = 0, repeats: int = 3) -> None:
+        super().__init__()
+        if len(widths) + extra < 2:
+            raise ValueError("bifpn mixes maps of different strides: it needs two levels or more; got one")
+        ends = [widths[-1], *[out_channels] * extra]
+        self.coarser = nn.ModuleList(_lateral(width, out_channels) for width in ends[:-1])
+        widths = [*widths, *ends[1:]]
+        same = [out_channels] * len(widths)
+        self.rounds = nn.ModuleList(_Round(same if again else widths, out_channels) for again in range(repeats))
+
+    def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Maps by name."""
+        maps, names = list(x.values()), list(x)
+        for lateral in self.coarser:
+            maps.append(_halved(lateral(maps[-1])))
+            names.append(f"coarser{len(names)}")
+        for mix in self.rounds:
+            maps = mix(maps)
+        return OrderedDict(zip(names, maps, strict=True))
+
+
+class _Round(nn.Module):
+    """Maps, finest first -> as many of equal width: from coarse to fine, and back with what came."""
+
+    def __init__(self, widths: Sequence[int], channels: int) -> None:
+        super().__init__()
+        above = [*[channels] * (len(widths) - 2), widths[-1]]
+        pairs = list(zip(widths, above))[::-1]
+        self.to_fine = nn.ModuleList(_Mix(pair, channels, _doubled) for pair in pairs)
+        sides = [(width, channels, channels) for width in widths[1:-1]]
+        self.to_coarse = nn.ModuleList(_Mix(s, channels, _halved) for s in [*sides, (widths[-1], channels)])
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        between = [maps[-1]]
+        for level, mix in zip(reversed(maps[:-1]), self.to_fine, strict=True):
+            between.insert(0, mix(level, between[0]))
+        out = between[:1]
+        for level, own, mix in zip(maps[1:], between[1:], self.to_coarse, strict=True):
+            out.append(mix(level, out[-1]) if own is level else mix(level, own, out[-1]))
+        return out
+
+
+class _Mix(nn.Module):
+    """Maps of one level and, last, one of its neighbour -> their weighted mean, activated, through a separable conv."""
+
+    def __init__(self, widths: Sequence[int], channels: int, fit: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.share = nn.Parameter(torch.ones(len(widths)))
+        self.laterals = nn.ModuleList(_lateral(width, channels) for width in widths)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = _norm(channels)
+        self.fit = fit
+
+    def forward(self, *maps: Tensor) -> Tensor:
+        *own, other = [lateral(level) for lateral, level in zip(self.laterals, maps, strict=True)]
+        share = self.share.relu()
+        share = share / (share.sum() + 1e-4)  # the paper's "fast normalized fusion", equation 2
+        mean = sum(part * level for part, level in zip(share, (*own, self.fit(other, own[0])), strict=True))
+        return self.norm(self.pointwise(self.depthwise(F.silu(mean))))
+
+
+def _lateral(width: int, channels: int) -> nn.Module:
+    if width == channels:
+        return nn.Identity()
+    return nn.Sequential(nn.Conv2d(width, channels, 1, bias=False), _norm(channels))
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)  # EfficientDet's
+
+
+def _doubled(level: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(level, size=like.shape[-2:], mode="nearest")
+
+
+def _halved(level: Tensor, like: Tensor | None = None) -> Tensor:
+    half = F.max_pool2d(level, 3, 2, padding=1)
+    return half if like is None else _cropped(half, like)
+
+
+def _cropped(level: Tensor, like: Tensor) -> Tensor:
+    """As many positions as another map has: it may have rounded down what a stride of 2 with padding rounds up."""
+    return level[..., : like.shape[-2], : like.shape[-1]]
+
+
+def _fpn(widths: Sequence[int], out_channels: int, extra: int) -> nn.Module:
+    return FeaturePyramidNetwork(list(widths), out_channels, _coarser(out_channels, extra))
+
+
+def _pan(widths: Sequence[int], out_channels: int, extra: int) -> nn.Module:
+    return Pan(widths, out_channels, _coarser(out_channels, extra))
+
+
+def _coarser(channels: int, extra: int) -> ExtraFPNBlock | None:
+    blocks: list[ExtraFPNBlock | None] = [None, LastLevelMaxPool(), LastLevelP6P7(channels, channels)]
+    return blocks[extra]
+
+
+NECKS: dict[str, Callable[[Sequence[int], int, int], nn.Module]] = {"fpn": _fpn, "pan": _pan, "bifpn": BiFpn}
+"""By name, what makes a neck of the maps' widths, its own width, and the number of maps to add."""
