@@ -156,6 +156,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(arguments: list[str], messag
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run" / "settings.json").exists()  # the folder can be used again
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

@@ -80,27 +80,26 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
         project_dir=output,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=settings.seed),
     )
-    if accelerator.is_main_process:
-        _claim(output, settings, resume)
+    file = output / "settings.json"
+    if file.exists():
+        _require_same(settings, file, resume)
     accelerator.wait_for_everyone()
     run = Run(accelerator, settings, output)
+    if accelerator.is_main_process:  # now that the settings have proved possible
+        output.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
     tracker.keep = run.state.step
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": run.state.step + 1}})
     return run()
 
 
-def _claim(output: Path, settings: Settings, resume: bool) -> None:
-    """Make a run's folder, or see that it holds the run that is to go on."""
-    file, now = output / "settings.json", asdict(settings)
-    if not file.exists():
-        output.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
-    elif not resume:
-        raise FileExistsError(f"{output} holds a run already; resume it, or choose another folder")
-    else:
-        held = json.loads(file.read_text(encoding="utf-8"))
-        if differ := [f"{key} was {held.get(key)!r} and is {now[key]!r}" for key in now if held.get(key) != now[key]]:
-            raise ValueError(f"the run in {output} began with other settings: {', '.join(differ)}")
+def _require_same(settings: Settings, file: Path, resume: bool) -> None:
+    """See that a run's folder may be used: that the run in it is to go on, and began with these settings."""
+    if not resume:
+        raise FileExistsError(f"{file.parent} holds a run already; resume it, or choose another folder")
+    now, held = asdict(settings), json.loads(file.read_text(encoding="utf-8"))
+    if differ := [f"{key} was {held.get(key)!r} and is {now[key]!r}" for key in now if held.get(key) != now[key]]:
+        raise ValueError(f"the run in {file.parent} began with other settings: {', '.join(differ)}")
 
 
 class Run:
