@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import nms
 from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import draw_bounding_boxes, make_grid
 
@@ -77,12 +78,12 @@ def draw_detections(
     for index in range(min(count, len(data))):
         sample = data[index]
         (found,) = model([sample.image.to(device)])
-        sure = found["scores"] > score
-        labels = [
-            f"{data.classes[label]} {value:.2f}"
-            for label, value in zip(found["labels"][sure].tolist(), found["scores"][sure].tolist(), strict=True)
+        best = nms(found["boxes"], found["scores"], 0.5)  # of several classes in one place the likeliest
+        boxes, labels, scores = (found[key][best].cpu() for key in ("boxes", "labels", "scores"))
+        words = [
+            f"{data.classes[i]} {s:.2f}" for i, s in zip(labels.tolist(), scores.tolist(), strict=True) if s > score
         ]
-        tiles.append(_tile(sample.image, sample.target["boxes"], found["boxes"][sure].cpu(), labels, side))
+        tiles.append(_tile(sample.image, sample.target["boxes"], boxes[scores > score], words, side))
     to_pil_image(make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=255)).save(file)
 
 
