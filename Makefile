@@ -6,9 +6,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 TOGETHER := -n 2 --dist worksteal tests
+OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm test-lowest test-clients demo lint fix wheel docs bench check clean
+.PHONY: help setup test test-fast test-timm test-lowest test-clients test-clients-fast demo lint fix wheel docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -50,6 +51,9 @@ test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that 
 	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py tests/clients/test_mmdet.py
 	.venv-clients/bin/python tests/clients/table.py
 
+test-clients-fast: .venv-clients/.ready ## one of our models in each of them but mmpretrain, without the table
+	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist worksteal tests/clients -k "not ($(OTHERS))"
+
 demo: $(READY) ## the main job end to end, into demo-out/
 	$(BIN)/timm-ext demo
 
@@ -82,7 +86,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/insertion.py
 	$(BIN)/python benchmarks/edits.py
 
-check: lint docs wheel test-timm test ## all of it, as CI does
+check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-uv .venv-wheel .cache dist site demo-out

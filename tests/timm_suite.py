@@ -4,7 +4,8 @@
 
 The tests that download pretrained weights cannot run without a network and are left out; ours load local files. Models
 above `LARGE` parameters run every test only when they are named: two of them in training exceed the memory of a small
-machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same.
+machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same. A tag is
+left out where it gives its test the same numbers and names as another tag of its architecture.
 """
 
 import functools
@@ -27,8 +28,11 @@ DOWNLOADS = ("test_model_load_pretrained", "test_model_features_pretrained", "te
 KINDS = 11
 """Tests that every architecture is to have."""
 LARGE = 40e6
-HEAVY = ("backward", "fx", "torchscript")
-"""Words in the names of the tests that large models run only when they are named."""
+HEAVY = ("backward", "fx", "torchscript", "contract")
+"""Words in the names of the tests that large models run only when they are named; the one of a contract trains too."""
+TAGGED = "test_model_default_cfgs"
+"""The test that every tag has. Tags of one architecture that agree in all that it `READS` are tested once."""
+READS = ("input_size", "fixed_input_size", "min_input_size", "pool_size", "num_classes", "classifier", "first_conv")
 SMALLEST = ("ext_vgg11", "ext_vgg11_bn")
 """Members of a family without one below `LARGE`."""
 
@@ -80,7 +84,7 @@ def select(folder: Path, names: list[str]) -> list[str]:
     """Ids of the tests of our names; every architecture has at least `KINDS` of them, and all have the same."""
     found = pytest(folder, "--collect-only", "-q", "-k", "1-ext_ or 2-ext_ or [ext_", stdout=subprocess.PIPE, text=True)
     ids = [line for line in found.stdout.splitlines() if line.startswith("tests/") and test_of(line) not in DOWNLOADS]
-    groups = by_architecture(ids)
+    groups = by_architecture(once(ids))
     if not groups:
         sys.exit(f"no test was collected:\n{found.stdout[-2000:]}")
     if unknown := set(names) - groups.keys():
@@ -93,6 +97,16 @@ def select(folder: Path, names: list[str]) -> list[str]:
     if names:
         return [item for name in names for item in groups[name]]
     return [item for name, items in groups.items() for item in items if affordable(name, test_of(item))]
+
+
+def once(ids: list[str]) -> list[str]:
+    """Test ids without those of a tag that says nothing new to the test."""
+    unlike: dict[object, str] = {}
+    for item in ids:
+        name = re.search(r"ext_[\w.]+", item.partition("[")[2]).group()
+        reads = [timm.get_pretrained_cfg_value(name, key) for key in READS] if test_of(item) == TAGGED else item
+        unlike.setdefault((test_of(item), name.partition(".")[0], repr(reads)), item)
+    return list(unlike.values())
 
 
 @functools.cache
