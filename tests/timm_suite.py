@@ -4,7 +4,8 @@
 
 The tests that download pretrained weights cannot run without a network and are left out; ours load local files. Models
 above `LARGE` parameters run every test only when they are named: two of them in training exceed the memory of a small
-machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same.
+machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same. A tag is
+left out where it gives its test the same numbers and names as another tag of its architecture.
 """
 
 import functools
