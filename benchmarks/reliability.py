@@ -2,7 +2,7 @@
 
 Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
 but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
-page is written.
+page is written. `--seconds` measures the time of verification again, for the page that is there.
 """
 
 import os
@@ -202,5 +202,12 @@ def readable(error: str, repo: str) -> str:
     return textwrap.shorten(text, 100, placeholder=" ...")
 
 
+def measure_again() -> None:
+    """Replace the seconds in the page, which a busy machine spoils."""
+    (row,) = seconds_of_verification().items()
+    text = re.sub(r"\| `verify` of .*\n", lambda _: rows([row]), PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main()
+    measure_again() if "--seconds" in sys.argv else main()
