@@ -2,7 +2,7 @@
 
 Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
 but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
-page is written.
+page is written. `--seconds` measures the time of verification again, for the page that is there.
 """
 
 import os
@@ -120,15 +120,17 @@ def requests(hub: FaultyHub, saved: Path) -> dict[str, str]:
 
 def seconds_of_verification() -> dict[str, str]:
     """How long `verify` of a saved folder takes."""
-    folder = tbx.save(timm.create_model("ext_resnet18"), tempfile.mkdtemp())
+    folder, threads = tbx.save(timm.create_model("ext_resnet18"), tempfile.mkdtemp()), torch.get_num_threads()
+    torch.set_num_threads(1)  # others may keep the second core busy, and a thread that waits for it measures them
     seconds = []
-    for _ in range(15):
+    for _ in range(41):
         start = time.perf_counter()
         assert tbx.verify(folder).same
         seconds.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
     shutil.rmtree(folder)
     said = f"{min(seconds):.2f} s; median {statistics.median(seconds):.2f} s"
-    return {"`verify` of an `ext_resnet18`, fastest of 15": said}
+    return {"`verify` of an `ext_resnet18`, one thread, fastest of 41": said}
 
 
 def resumed(hub: FaultyHub, saved: Path) -> dict[str, str]:
@@ -200,5 +202,12 @@ def readable(error: str, repo: str) -> str:
     return textwrap.shorten(text, 100, placeholder=" ...")
 
 
+def measure_again() -> None:
+    """Replace the seconds in the page, which a busy machine spoils."""
+    (row,) = seconds_of_verification().items()
+    text = re.sub(r"\| `verify` of .*\n", lambda _: rows([row]), PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    main()
+    measure_again() if "--seconds" in sys.argv else main()

@@ -34,9 +34,10 @@ class Discussions:
             db.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", event)
         return _event(*event[2:])
 
-    def all(self, repo: str) -> list[dict[str, Any]]:
-        """All discussions and pull requests, the newest first."""
-        return [self.details(repo, num) for num in range(self.next_number(repo) - 1, 0, -1)]
+    def all(self, repo: str) -> dict[str, Any]:
+        """All discussions and pull requests, the newest first, as the Hub lists them."""
+        found = [self.details(repo, num) for num in range(self.next_number(repo) - 1, 0, -1)]
+        return {"discussions": found, "count": len(found), "start": 0}
 
     def details(self, repo: str, num: int) -> dict[str, Any]:
         """One of them with its events, as the Hub writes it.

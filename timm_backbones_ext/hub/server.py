@@ -113,11 +113,10 @@ class Hub:
                 return self.permits.xet_token(request, "GET")
             case "GET", ["refs"]:
                 return JSONResponse(refs(self.store.refs(repo)))
-            case "GET", ["discussions"]:
-                found = self.discussions.all(repo)
-                return JSONResponse({"discussions": found, "count": len(found), "start": 0})
-            case "GET", ["discussions", number]:
-                return JSONResponse(self.discussions.details(repo, int(number)))
+            case "GET", ["discussions", *number]:
+                return JSONResponse(
+                    self.discussions.details(repo, int(number[0])) if number else self.discussions.all(repo)
+                )
             case "GET", ["commits", revision]:
                 return JSONResponse([commit_entry(item) for item in self.store.history(self.revision(repo, revision))])
         user = self.permits.writer(request)
