@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from ._options import edits_option, pretrained_option, token_option
-from ._output import print_json, table
+from ._output import table
 
 __all__ = ["train_detector"]
 
@@ -43,9 +43,8 @@ above_zero = click.IntRange(1)
 @click.option("--seed", type=int)
 @click.option("--push", "repo", help="Repo on the Hub for the best detector, at the end.")
 @token_option
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end.")
 def train_detector(
-    data: str, output: str | None, resume: bool, repo: str | None, token: str | None, as_json: bool, **asked: Any
+    data: str, output: str | None, resume: bool, repo: str | None, token: str | None, **asked: Any
 ) -> None:
     """Train torchvision's FCOS on a backbone: on real digits in minutes, or on a folder in COCO's format.
 
@@ -66,7 +65,7 @@ def train_detector(
         from .hub import push_to_hub
 
         report["commit"] = push_to_hub(folder / "best", repo, token=token).oid
-    return print_json(report) if as_json else _show(report, folder, repo)
+    return _show(report, folder, repo)
 
 
 def _show(report: dict[str, Any], folder: Path, repo: str | None) -> None:
