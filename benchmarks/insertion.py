@@ -28,6 +28,7 @@ from timm.layers import EcaModule, GlobalContext, SEModule
 from timm.layers.cbam import CbamModule
 from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
+from usual import masks_at_half
 
 import timm_backbones_ext as tbx
 
@@ -82,11 +83,8 @@ def usual_attention(net: ResNet, name: str) -> None:
 
 
 def usual_dcn(net: ResNet) -> None:
-    """Masks that start at one half, as sigmoid(0) does in the paper and in mmcv."""
-    tbx.edit(net, "dcn")
-    for layer in net.modules():
-        if hasattr(layer, "conv_offset"):
-            nn.init.constant_(layer.conv_offset.bias[2 * layer.taps :], torch.logit(torch.tensor(0.25)).item())
+    """Masks that start at one half."""
+    masks_at_half(tbx.edit(net, "dcn"))
 
 
 def deepen(net: ResNet, *, identity: bool) -> None:
