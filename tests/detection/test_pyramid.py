@@ -243,9 +243,19 @@ def test_padding_asks_for_a_number_of_pixels() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("backbone", "neck", "edits"),
+    [
+        ("ext_resnet18", "fpn", "dcn(stages=[4])"),
+        ("ext_resnet18", "pan", None),
+        ("ext_convnext_atto", "bifpn", None),  # whose maps are rounded down
+    ],
+)
+def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(
+    backbone: str, neck: str, edits: str | None, tmp_path: Path
+) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    made = tbx.pyramid("ext_resnet18", 16, "P3-P7", edits="dcn(stages=[4])").eval()
+    made = tbx.pyramid(backbone, 16, "P3-P7", neck, edits=edits).eval()
     for key, parameter in made.named_parameters():
         if "conv_offset" in key:
             nn.init.normal_(parameter, std=0.02)  # larger ones magnify the rounding of float32, in torch too
@@ -256,7 +266,7 @@ def test_an_exported_pyramid_takes_images_of_any_size_in_onnx_runtime(tmp_path: 
     options = {"dynamic_shapes": (sides,), "output_names": made.names, "opset_version": 19, "dynamo": True}
     torch.onnx.export(made, (example,), file, **options)
     session = onnxruntime.InferenceSession(file)
-    for size in ((128, 160), (96, 224), (97, 131)):
+    for size in ((128, 160), (96, 224), (97, 131), (100, 75)):
         x = torch.randn(1, 3, *size)
         got = session.run(made.names, {session.get_inputs()[0].name: x.numpy()})
         assert testing.largest([torch.from_numpy(level) for level in got], list(made(x).values())) <= 1e-4
