@@ -73,6 +73,7 @@ def _show(report: dict[str, Any], folder: Path, repo: str | None) -> None:
     if unreadable := report["unreadable"]:
         click.echo(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:5])}")
     click.echo(f"{report['epoch']} epochs, {report['step']} steps in {report['seconds']:.0f} s")
-    click.echo(f"{folder}/ has best/, detections.png, log.csv, tensorboard/ and report.json")
+    click.echo(f"best detector in {folder / 'best'}")
+    click.echo(f"picture in {folder / 'detections.png'}")
     if repo:
         click.echo(f"pushed {repo}@{report['commit']}")

@@ -104,10 +104,11 @@ def test_an_edited_backbone_starts_with_the_figures_of_the_detector_that_it_star
     trained: Path, tmp_path: Path
 ) -> None:
     best = trained / "best"
-    edited = load_detector(best, design=replace(read_design(best), edits="dcn(stages=[3])"))
+    edited = load_detector(best, design=replace(read_design(best), backbone="ext_resnet18_dcn"))
     assert any(hasattr(module, "conv_offset") for module in edited.modules())
     torch.testing.assert_close(found(edited, trained), found(load_detector(best), trained), rtol=1e-4, atol=1e-4)
-    settings = settings_for("digits:16", **{**SMALL, "epochs": 1}, start=str(best), edits="dcn(stages=[3])")
+    small = {**SMALL, "epochs": 1, "backbone": "ext_resnet18_dcn"}
+    settings = settings_for("digits:16", **small, start=str(best))
     train(settings, tmp_path / "run")
     first = log(tmp_path / "run")[0]
     assert (first["step"], first["epoch"]) == ("0", "0")

@@ -53,6 +53,12 @@ def ext_wide_resnet50_2(pretrained: bool = False, **kwargs: Any) -> ResNet:
     return build(pretrained, **kwargs)
 
 
+@variant("resnet18", "dcn")
+def ext_resnet18_dcn(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet-18 with modulated deformable convs in stages 2-4 (c3-c5); starts as resnet18."""
+    return build(pretrained, **kwargs)
+
+
 @variant("resnet50", "dcn")
 def ext_resnet50_dcn(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet-50 with modulated deformable convs in stages 2-4 (c3-c5); starts as resnet50."""
