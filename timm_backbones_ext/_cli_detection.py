@@ -8,11 +8,20 @@ import click
 
 from ._options import edits_option, pretrained_option, token_option
 from ._output import table
+from .detection.settings import DEFAULTS, settings_for
 
 __all__ = ["train_detector"]
 
 EXTRA = ("accelerate", "faster_coco_eval", "tensorboard", "torchmetrics")
 above_zero = click.IntRange(1)
+
+
+def setting(flag: str, **options: Any) -> Any:
+    """An option whose default depends on the data; the help says both."""
+    name = flag.lstrip("-").replace("-", "_")
+    digits, coco = (getattr(DEFAULTS[data], name) for data in ("digits", "coco"))
+    said = f"{digits}" if digits == coco else f"{digits}; coco: {coco}"
+    return click.option(flag, show_default=digits is not None and said, **options)
 
 
 @click.command("train-detector")
@@ -23,24 +32,24 @@ above_zero = click.IntRange(1)
 @click.option("--start", help="Trained detector to start from, a run's best/ or a Hub id; new edits are the identity.")
 @edits_option
 @pretrained_option
-@click.option("--levels", help="Levels of the pyramid: P3-P7.")
-@click.option("--out-channels", type=above_zero, help="Channels of the pyramid.")
-@click.option("--num-convs", type=above_zero, help="Convs of each branch of the head.")
-@click.option("--min-size", type=above_zero, help="Pixels that the shorter side of images is scaled to.")
-@click.option("--max-size", type=above_zero, help="Pixels that the longer side may have then.")
-@click.option("--flip", type=click.FloatRange(0, 1), help="Probability of a horizontal flip.")
-@click.option("--freeze-at", type=int, help="Freeze the backbone up to the maps of stride 2**N.")
+@setting("--levels", help="Levels of the pyramid.")
+@setting("--out-channels", type=above_zero, help="Channels of the pyramid.")
+@setting("--num-convs", type=above_zero, help="Convs of each branch of the head.")
+@setting("--min-size", type=above_zero, help="Pixels that the shorter side of images is scaled to.")
+@setting("--max-size", type=above_zero, help="Pixels that the longer side may have then.")
+@setting("--flip", type=click.FloatRange(0, 1), help="Probability of a horizontal flip.")
+@setting("--freeze-at", type=int, help="Freeze the backbone up to the maps of stride 2**N.")
 @click.option("--sync-bn", is_flag=True, default=None, help="Batch norms take statistics over all processes.")
-@click.option("--epochs", type=above_zero)
-@click.option("--batch-size", type=above_zero, help="Images per process.")
-@click.option("--lr", type=float, help="Learning rate of AdamW.")
-@click.option("--weight-decay", type=float)
-@click.option("--layer-decay", type=float, help="Factor on the rate per layer towards the image.")
-@click.option("--clip", type=float, help="Largest norm of all gradients together.")
-@click.option("--eval-every", type=above_zero, help="Epochs between evaluations.")
-@click.option("--workers", type=click.IntRange(0), help="Processes that load images, per process that trains.")
-@click.option("--precision", type=click.Choice(["no", "fp16", "bf16"]), help="Mixed precision.")
-@click.option("--seed", type=int)
+@setting("--epochs", type=above_zero, help="Times through the images.")
+@setting("--batch-size", type=above_zero, help="Images per process.")
+@setting("--lr", type=float, help="Learning rate of AdamW.")
+@setting("--weight-decay", type=float, help="Of AdamW; none on norms and biases.")
+@setting("--layer-decay", type=float, help="Factor on the rate per layer towards the image.")
+@setting("--clip", type=float, help="Largest norm of all gradients together.")
+@setting("--eval-every", type=above_zero, help="Epochs between evaluations.")
+@setting("--workers", type=click.IntRange(0), help="Processes that load images, per process that trains.")
+@setting("--precision", type=click.Choice(["no", "fp16", "bf16"]), help="Mixed precision.")
+@setting("--seed", type=int, help="Of all that is drawn at random.")
 @click.option("--push", "repo", help="Repo on the Hub for the best detector, at the end.")
 @token_option
 def train_detector(
@@ -48,12 +57,11 @@ def train_detector(
 ) -> None:
     """Train torchvision's FCOS on a backbone: on real digits in minutes, or on a folder in COCO's format.
 
-    What is not given is as it suits the data. `torchrun --nproc-per-node N -m timm_backbones_ext.cli train-detector`
-    and `accelerate launch` run it on many devices.
+    `torchrun --nproc-per-node N -m timm_backbones_ext.cli train-detector` and `accelerate launch` run it on many
+    devices.
     """
     if missing := [name for name in EXTRA if not importlib.util.find_spec(name)]:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "timm-backbones-ext[detection]"')
-    from .detection.settings import settings_for
     from .detection.train import train
 
     settings = settings_for(data, **{name: value for name, value in asked.items() if value is not None})

@@ -23,7 +23,7 @@ from timm_backbones_ext.cli import main
 from timm_backbones_ext.detection.coco import CocoFolder, collate
 from timm_backbones_ext.detection.evaluate import evaluate
 from timm_backbones_ext.detection.saved import load_detector, read_design
-from timm_backbones_ext.detection.settings import settings_for
+from timm_backbones_ext.detection.settings import DEFAULTS, settings_for
 from timm_backbones_ext.detection.train import train
 
 SMALL: dict[str, Any] = {"epochs": 3, "batch_size": 4, "lr": 1e-3, "out_channels": 32, "num_convs": 1}
@@ -135,6 +135,13 @@ def test_the_command_trains_pushes_and_says_what_came_out(tmp_path: Path, local_
     assert "step 2/2\tepoch 1/1, loss" in result.stdout
     assert "pushed me/from-command@" in result.stdout
     assert load_detector("me/from-command").backbone.out_channels == 32
+
+
+def test_the_help_says_the_defaults_for_both_kinds_of_data() -> None:
+    said = " ".join(CliRunner().invoke(main, ["train-detector", "--help"]).stdout.split())
+    digits, coco = DEFAULTS["digits"], DEFAULTS["coco"]
+    assert f"Times through the images. [default: ({digits.epochs}; coco: {coco.epochs})" in said
+    assert f"norms and biases. [default: ({digits.weight_decay})]" in said
 
 
 @pytest.mark.parametrize(
