@@ -1,6 +1,7 @@
 """The command of `timm-ext` that trains a detector."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ import click
 
 from ._options import edits_option, pretrained_option, token_option
 from ._output import table
-from .detection.settings import DEFAULTS, settings_for
 
 __all__ = ["train_detector"]
 
@@ -16,12 +16,21 @@ EXTRA = ("accelerate", "faster_coco_eval", "tensorboard", "torchmetrics")
 above_zero = click.IntRange(1)
 
 
-def setting(flag: str, **options: Any) -> Any:
+class Setting(click.Option):
     """An option whose default depends on the data; the help says both."""
-    name = flag.lstrip("-").replace("-", "_")
-    digits, coco = (getattr(DEFAULTS[data], name) for data in ("digits", "coco"))
-    said = f"{digits}" if digits == coco else f"{digits}; coco: {coco}"
-    return click.option(flag, show_default=digits is not None and said, **options)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What the help says in brackets."""
+        from .detection.settings import DEFAULTS
+
+        extra = super().get_help_extra(ctx)
+        digits, coco = (getattr(DEFAULTS[data], self.name or "") for data in ("digits", "coco"))
+        if digits is not None:
+            extra["default"] = f"{digits}" if digits == coco else f"{digits} (coco: {coco})"
+        return extra
+
+
+setting = partial(click.option, cls=Setting)
 
 
 @click.command("train-detector")
@@ -62,6 +71,7 @@ def train_detector(
     """
     if missing := [name for name in EXTRA if not importlib.util.find_spec(name)]:
         raise ImportError(f'training needs {", ".join(missing)}: pip install "timm-backbones-ext[detection]"')
+    from .detection.settings import settings_for
     from .detection.train import train
 
     settings = settings_for(data, **{name: value for name, value in asked.items() if value is not None})
