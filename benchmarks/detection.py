@@ -59,13 +59,18 @@ def run(settings: Settings, folder: Path) -> Curve:
         return [(int(row["step"]), round(float(row["mAP"]), 4)) for row in csv.DictReader(file) if row["mAP"]]
 
 
+def best(curve: Curve) -> float:
+    """The highest mAP, which is that of the detector that a run keeps."""
+    return max(value for _, value in curve)
+
+
 def measure(root: Path, epochs: int) -> dict[str, Curve]:
     """Curves of the detector that is started from, and of the runs that start from it."""
     curves = {"base": run(settings_for("digits", backbone=BASE), root / "base")}
-    best = root / "base" / "best"
-    usual = start_as_usual(best, root / "start", {"mAP": curves["base"][-1][1]})
+    kept = root / "base" / "best"
+    usual = start_as_usual(kept, root / "start", {"mAP": best(curves["base"])})
     for name in RUNS:
-        start, backbone = usual if name == "usual" else best, BASE if name == "none" else EDITED
+        start, backbone = usual if name == "usual" else kept, BASE if name == "none" else EDITED
         settings = settings_for("digits", backbone=backbone, start=str(start), epochs=epochs, lr=RATE)
         curves[name] = run(settings, root / name)
     return curves
@@ -77,7 +82,7 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
     for name, (colour, style) in RUNS.items():
         steps, values = zip(*curves[name], strict=True)
         axes.plot(steps, values, style, color=colour, marker="o", markersize=4, label=WORDS[name])
-    before = max(value for _, value in curves["base"])
+    before = best(curves["base"])
     axes.axhline(before, color="black", linestyle=":", linewidth=1.2, label=f"before: {before:.3f}")
     axes.set_xlim(left=0)
     axes.set_xlabel("steps after the edit, 8 images each")
@@ -91,7 +96,7 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
 def page(result: dict) -> str:
     """The curves as a table in Markdown."""
     curves = result["curves"]
-    before = max(value for _, value in curves["base"])
+    before = best(curves["base"])
     steps = [step for step, _ in curves["identity"]]
     last = [curves[name][-1][1] for name in RUNS]
     rows = [f"| {WORDS[name]} | " + " | ".join(f"{value:.3f}" for _, value in curves[name]) + " |" for name in RUNS]
@@ -139,7 +144,7 @@ def main(epochs: int = 5) -> None:
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "timm-backbones-ext")},
     }
     print(text := json.dumps(result, indent=2))
-    before, first = max(value for _, value in curves["base"]), curves["identity"][0]
+    before, first = best(curves["base"]), curves["identity"][0]
     if first != (0, before):
         sys.exit(f"the identity changes the mAP from {before} to {first[1]} at step {first[0]}")
     Path(__file__).with_suffix(".json").write_text(text + "\n")

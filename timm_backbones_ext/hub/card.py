@@ -58,19 +58,8 @@ def render_card(
     Raises:
         ValueError: The licence of the base forbids the one that is asked for, or metrics lack a data set.
     """
-    origin, licence = base_model(identity.base, identity.tag)
-    metadata: dict[str, Any] = {
-        "library_name": "timm",
-        "license": model.pretrained_cfg.get("license") or licence,
-        "base_model": origin,
-        "base_model_relation": "finetune" if origin else None,
-        "tags": ["timm", "timm-backbones-ext", "backbone"],
-        "pipeline_tag": "image-classification" if model.num_classes else "image-feature-extraction",
-        **fields,
-    }
-    if metadata["base_model"]:
-        _require_allowed(metadata["license"], licence, origin)
-    metadata.update(_results(metadata, metrics, identity.architecture))
+    metadata = _metadata(model, identity, fields, metrics)
+    origin = base_model(identity.base, identity.tag)[0]
     facts = describe(
         identity.architecture,
         edits=list(identity.extra) or None,
@@ -78,7 +67,7 @@ def render_card(
         in_chans=model.in_chans,
     )
     card = ModelCard.from_template(
-        ModelCardData(**{key: value for key, value in metadata.items() if value is not None}),
+        ModelCardData(**metadata),
         template_path=str(TEMPLATE),
         title=f"{identity.architecture}{f' from {origin}' if origin else ''}",
         summary=_summary(identity, model),
@@ -99,6 +88,24 @@ def render_card(
         end=END,
     )
     return str(card)
+
+
+def _metadata(model: Model, identity: Any, fields: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+    """What the Hub reads of a card."""
+    origin, licence = base_model(identity.base, identity.tag)
+    metadata: dict[str, Any] = {
+        "library_name": "timm",
+        "license": model.pretrained_cfg.get("license") or licence,
+        "base_model": origin,
+        "base_model_relation": "finetune" if origin else None,
+        "tags": ["timm", "timm-backbones-ext", "backbone"],
+        "pipeline_tag": "image-classification" if model.num_classes else "image-feature-extraction",
+        **fields,
+    }
+    if metadata["base_model"]:
+        _require_allowed(metadata["license"], licence, origin)
+    metadata.update(_results(metadata, metrics, identity.architecture))
+    return {key: value for key, value in metadata.items() if value is not None}
 
 
 def merge_cards(old: str, new: str) -> str:
