@@ -11,28 +11,38 @@ import importlib
 import os
 import sys
 import warnings
+from collections.abc import Callable
 
 WATCHED = "timm.models"
 
 
 def install() -> None:
-    """Entry point: arrange for the models to be registered once timm's own are."""
-    if os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() in ("0", "false", "off", "no"):
-        return
+    """Entry point: arrange for the models to be registered once timm's own are; a failure is a warning."""
+    if os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() not in ("0", "false", "off", "no"):
+        when_timm_is_loaded(register_or_warn)
+
+
+def when_timm_is_loaded(call: Callable[[], object]) -> None:
+    """Call a function now if timm is loaded, and else as soon as it is; the first one that waits is called."""
     if WATCHED in sys.modules:
-        register()
+        call()
     elif not any(isinstance(finder, Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Watcher())
+        sys.meta_path.insert(0, Watcher(call))
 
 
 def register() -> None:
-    """Import the package, which registers its models; a failure is a warning that names the cause."""
+    """Import the modules that register the models."""
+    importlib.import_module("timm_backbones_ext.models")
+
+
+def register_or_warn() -> None:
+    """Register the models; a failure is a warning that names the cause."""
     try:
-        importlib.import_module("timm_backbones_ext")
+        register()
     except Exception as error:
         message = (
             f"timm-backbones-ext could not register its models ({type(error).__name__}: {error}). "
-            "timm works without them; `python -c 'import timm_backbones_ext'` shows the whole error, "
+            "timm works without them; `python -c 'import timm_backbones_ext.models'` shows the whole error, "
             "TIMM_BACKBONES_EXT_AUTOLOAD=0 silences this."
         )
         try:
@@ -42,10 +52,13 @@ def register() -> None:
 
 
 class Watcher:
-    """Meta path finder that finds nothing itself; it adds `register` to the loading of `timm.models`."""
+    """Meta path finder that finds nothing itself; it adds a call to the loading of `timm.models`."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
-        """The spec that the other finders have for `timm.models`, with a loader that registers our models after it."""
+        """The spec that the other finders have for `timm.models`, with a loader that makes the call after it."""
         if name != WATCHED:
             return None
         for finder in [finder for finder in sys.meta_path if finder is not self]:
@@ -56,7 +69,7 @@ class Watcher:
         return None
 
     def watch(self, loader: object) -> None:
-        """Let a loader call `register` once it has executed its module, and be as it was afterwards."""
+        """Let a loader make the call once it has executed its module, and be as it was afterwards."""
         execute = loader.exec_module
 
         def exec_module(module: object) -> None:
@@ -64,6 +77,6 @@ class Watcher:
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-                register()
+                self.call()
 
         loader.exec_module = exec_module

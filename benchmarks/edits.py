@@ -22,7 +22,7 @@ from torch import nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.costs import RATIOS, cost, named_base
+from timm_backbones_ext.catalog.costs import RATIOS, cost, named_base
 
 SIDE = 224  # pixels
 PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
@@ -76,7 +76,7 @@ def main(rounds: int = 21) -> None:
     edits = {}
     with torch.inference_mode():
         for cls in tbx.list_edits():
-            (item,) = tbx.parse(cls.example)
+            (item,) = tbx.parse_edits(cls.example)
             for base in (named_base(item, family) for family in item.families):
                 edits[f"{base} + {item}"] = {"time_ratio": round(ratio(base, item, rounds), 2)}
                 print(base, item, edits[f"{base} + {item}"], flush=True)

@@ -41,7 +41,8 @@ from mutations import mutations
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.transfer import PATIENCE, HubError, Repo
+from timm_backbones_ext.errors import HubError
+from timm_backbones_ext.transport import PATIENCE, Repo
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 QUICK = "--quick" in sys.argv

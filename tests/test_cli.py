@@ -17,8 +17,8 @@ from PIL import Image
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext._output import print_json, table
-from timm_backbones_ext.cli import main
+from timm_backbones_ext.cli.main import main
+from timm_backbones_ext.console import print_json, table
 from timm_backbones_ext.registry import BUILT_IN
 
 

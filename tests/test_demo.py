@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from timm_backbones_ext.demo import DemoError, _check, _fresh, run_demo
+from timm_backbones_ext.apps.demo import DemoError, _check, _fresh, run_demo
 
 
 @pytest.mark.slow

@@ -15,20 +15,20 @@ from timm_backbones_ext.edits.dcn import Dcn
 CASES = [
     (testing.base_for(family, item), item)
     for cls in tbx.list_edits()
-    for item in tbx.parse(cls.example)
+    for item in tbx.parse_edits(cls.example)
     for family in item.families
 ]
 
 
 @pytest.mark.parametrize("text", ["dcn(stages=[3, 4])", "dcn(stages=(3, 4))", "dcn([3, 4])", " dcn( (3,4) ) "])
 def test_an_edit_is_written_as_a_call(text: str) -> None:
-    assert tbx.parse(text) == (Dcn(stages=(3, 4)),)
+    assert tbx.parse_edits(text) == (Dcn(stages=(3, 4)),)
 
 
 def test_several_edits_are_read_from_one_text_or_from_a_list() -> None:
-    assert [edit.name for edit in tbx.parse("dcn, frozen_bn")] == ["dcn", "frozen_bn"]
-    assert tbx.parse(["dcn", tbx.parse("frozen_bn")]) == tbx.parse("dcn, frozen_bn")
-    assert tbx.parse(None) == ()
+    assert [edit.name for edit in tbx.parse_edits("dcn, frozen_bn")] == ["dcn", "frozen_bn"]
+    assert tbx.parse_edits(["dcn", tbx.parse_edits("frozen_bn")]) == tbx.parse_edits("dcn, frozen_bn")
+    assert tbx.parse_edits(None) == ()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_frozen_norms_hold_the_same_keys() -> None:
 def test_an_edit_from_outside_the_package_is_known_by_its_name() -> None:
     from dataclasses import dataclass
 
-    @tbx.edit_class(families=("resnet",), exact="eval+train", evidence="none")
+    @tbx.register_edit(families=("resnet",), exact="eval+train", evidence="none")
     @dataclass(frozen=True)
     class NoOp(tbx.Edit):
         """Nothing."""

@@ -10,12 +10,12 @@ from timm.models import get_arch_pretrained_cfgs
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import layers, testing
-from timm_backbones_ext.edits import EDITS, parse
+from timm_backbones_ext.edits import EDITS, parse_edits
 from timm_backbones_ext.registry import BUILT_IN, VARIANTS
 
 PLAIN = sorted(name for name in BUILT_IN if not VARIANTS[name].edits)
 EDITED = sorted(BUILT_IN.difference(PLAIN))
-EXAMPLES = [item for _, cls in sorted(EDITS.items()) for item in parse(cls.example)]
+EXAMPLES = [item for _, cls in sorted(EDITS.items()) for item in parse_edits(cls.example)]
 CASES = [(testing.base_for(family, item), item) for item in EXAMPLES for family in item.families]
 MERGING = [(base, item) for base, item in CASES if item.merges()]
 SHARED = [{"dcn", "sac", "rep"}, {"eca", "se", "cbam", "gca"}]
@@ -117,7 +117,7 @@ def identity_holds(base: str, *edits: str | tbx.Edit) -> None:
     plain = testing.calibrate(testing.create(base, num_classes=10)).double().eval()
     edited = tbx.edit(copy.deepcopy(plain), *edits).eval()
     x = testing.image(edited, 64, 64)
-    sampling = any(item.sampling for item in parse(edits))
+    sampling = any(item.sampling for item in parse_edits(edits))
     expected = testing.outputs(plain, x[:, : plain.in_chans])
     assert testing.largest(testing.outputs(edited, x), expected, sampling=sampling) <= 1e-10
 
@@ -142,7 +142,7 @@ def test_two_edits_combine_in_either_order_or_say_why_not(base: str, first: tbx.
 @pytest.mark.parametrize("base", ALL_AT_ONCE)
 @pytest.mark.parametrize("step", [1, -1])
 def test_all_edits_of_a_family_combine_in_either_order(base: str, step: int) -> None:
-    identity_holds(base, *parse(ALL_AT_ONCE[base])[::step])
+    identity_holds(base, *parse_edits(ALL_AT_ONCE[base])[::step])
 
 
 @pytest.mark.parametrize("base", ALL_AT_ONCE)
@@ -156,7 +156,7 @@ def test_init_weights_leaves_every_edit_at_the_identity(base: str) -> None:
     plain = testing.create(base, num_classes=10).double().eval()
     plain.load_state_dict(base_part(model, plain))
     x = testing.image(model, 64, 64).double()
-    sampling = any(item.sampling for item in parse(model.edits))
+    sampling = any(item.sampling for item in parse_edits(model.edits))
     expected = testing.outputs(plain, x[:, : plain.in_chans])
     assert testing.largest(testing.outputs(model.double().eval(), x), expected, sampling=sampling) <= 1e-10
 
@@ -244,5 +244,5 @@ def test_zeros_in_the_conv_before_a_norm_blow_up_its_gradient(monkeypatch: pytes
 
 def test_an_edit_reads_back_as_it_is_written() -> None:
     for cls in EDITS.values():
-        (edit,) = parse(cls.example)
-        assert parse(str(edit)) == (edit,)
+        (edit,) = parse_edits(cls.example)
+        assert parse_edits(str(edit)) == (edit,)

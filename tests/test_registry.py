@@ -9,7 +9,8 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext.registry import BUILT_IN, HINT, VARIANTS
+from timm_backbones_ext.registry import BUILT_IN, VARIANTS
+from timm_backbones_ext.weights.files import HINT
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))
@@ -25,7 +26,7 @@ def test_tags_hub_ids_and_licences_are_the_bases(name: str) -> None:
         assert mine.url is None
         for field in ("license", "num_classes", "mean", "std", "first_conv", "classifier"):
             assert getattr(mine, field) == getattr(origin, field)
-        multiple = max((item.multiple for item in tbx.parse(VARIANTS[name].edits)), default=1)
+        multiple = max((item.multiple for item in tbx.parse_edits(VARIANTS[name].edits)), default=1)
         assert all(side % multiple == 0 for side in mine.input_size[1:])
         assert all(0 <= new - old < multiple for new, old in zip(mine.input_size, origin.input_size, strict=True))
         if mine.input_size == origin.input_size:

@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 
-from timm_backbones_ext.viz import FeatureMap, feature_maps, load_photo, photo_maps, principal_colours
+from timm_backbones_ext.catalog.pictures import FeatureMap, feature_maps, load_photo, photo_maps, principal_colours
 
 
 def test_the_same_map_gives_the_same_colours_whatever_the_sign_of_its_channels() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.models.ext_resnet import ext_resnet18
-from timm_backbones_ext.weights import read_header
+from timm_backbones_ext.weights.files import read_header
 
 NAME = "ext_resnet18"
 
@@ -31,7 +31,7 @@ def base() -> torch.nn.Module:
 @pytest.mark.parametrize("edits", ["dcn", "dcn, frozen_bn", "dcn, in_chans(5)", "in_chans(5), frozen_bn, dcn"])
 def test_a_checkpoint_of_the_base_with_the_first_edits_fits(edits: str, base: torch.nn.Module) -> None:
     """A trained ext_resnet18 with dcn becomes one with dcn and more, and goes on computing what it computed."""
-    texts = [str(edit) for edit in tbx.parse(edits)]
+    texts = [str(edit) for edit in tbx.parse_edits(edits)]
     for count in range(len(texts) + 1):
         trained = load(base.state_dict(), edits=texts[:count] or None).eval()
         with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 from timm.layers import GroupNorm
 
 from ._types import Model
-from .edits import Edit, parse
+from .edits import Edit, parse_edits
 
 __all__ = ["is_frozen", "translated"]
 
@@ -36,7 +36,7 @@ def translated(
                 f"norm_layer: expected a frozen batch norm without arguments; got {given}. "
                 "Give them to torch.nn.BatchNorm2d with functools.partial, and add edits='frozen_bn'"
             )
-        frozen = () if any(item.name == "frozen_bn" for item in edits) else parse("frozen_bn")
+        frozen = () if any(item.name == "frozen_bn" for item in edits) else parse_edits("frozen_bn")
         return {key: value for key, value in kwargs.items() if key != "norm_layer"}, (*edits, *frozen)
     if isinstance(norm_layer, str) and _name(norm_layer) == "groupnorm":
         others = {key: value for key, value in kwargs.items() if key != "norm_layer"}

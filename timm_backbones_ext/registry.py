@@ -3,38 +3,40 @@
 import functools
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
     build_model_with_cfg,
     get_arch_pretrained_cfgs,
     is_model,
     model_entrypoint,
     register_model,
+    resolve_pretrained_cfg,
 )
-from timm.models._pretrained import DefaultCfg, PretrainedCfg
-from timm.models._registry import _model_pretrained_cfgs
 from torch import nn
 
+from ._timm import model_pretrained_cfgs
 from ._types import Model
-from .checks import HINT
-from .edits import Edit, parse
-from .layers.features import wrap
+from .edits import Edit, parse_edits
+from .errors import BackboneError, HubError
+from .features import wrap
 from .norm_layer import translated
-from .source import WEIGHTS, from_hub, place_of, safe_overlay, safe_source
-from .weights import Recipe, WeightsError, read_header
+from .weights.files import CONFIG, HINT
+from .weights.fit import Recipe, load_pretrained
+from .weights.source import from_folder, pretrained_tensors, safe_source
 
 __all__ = [
     "BUILT_IN",
-    "HINT",
     "VARIANTS",
     "Variant",
     "build",
+    "list_variants",
     "register_variant",
     "variant",
 ]
@@ -55,7 +57,7 @@ class Variant:
             raise ValueError(f"a variant's name is an identifier that starts with 'ext_'; got {self.name!r}")
         if not is_model(self.base) or "." in self.base:
             raise ValueError(f"base {self.base!r} is no timm architecture; timm.list_models() has them all")
-        parse(self.edits)
+        parse_edits(self.edits)
 
 
 VARIANTS: dict[str, Variant] = {}
@@ -83,7 +85,7 @@ def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
             BUILT_IN.add(made.name)
         register_model(entry)
         # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
-        _model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
+        model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
         return entry
 
     return register
@@ -107,14 +109,30 @@ def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str |
         return build(pretrained, **kwargs)
 
     entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"{base} with {', '.join(map(str, parse(edits))) or 'no edits'}; registered by the user."
-    variant(base, *map(str, parse(edits)))(entry)
+    entry.__doc__ = f"{base} with {', '.join(map(str, parse_edits(edits))) or 'no edits'}; registered by the user."
+    variant(base, *map(str, parse_edits(edits)))(entry)
     return VARIANTS[name]
+
+
+def list_variants(base: str | None = None) -> list[str]:
+    """Names of the variants, sorted; those of one timm architecture if it is given. `VARIANTS[name]` says what each is.
+
+    Raises:
+        ValueError: No variant has this base.
+    """
+    found = sorted(name for name, item in VARIANTS.items() if base in (None, item.base))
+    if not found:
+        raise ValueError(f"no variant of {base!r}; there are variants of {', '.join(sorted(_bases()))}")
+    return found
+
+
+def _bases() -> set[str]:
+    return {item.base for item in VARIANTS.values()}
 
 
 def _derived_cfgs(variant: Variant) -> DefaultCfg:
     """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
-    multiple = max((item.multiple for item in parse(variant.edits)), default=1)
+    multiple = max((item.multiple for item in parse_edits(variant.edits)), default=1)
     cfgs = {
         name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **safe_source(cfg), **_sizes(cfg, multiple))
         for name, cfg in get_arch_pretrained_cfgs(variant.base).items()
@@ -166,31 +184,56 @@ def build(
         HubError: The weights cannot be fetched, or are not what the Hub recorded.
     """
     entry = model_entrypoint(variant.base)
-    kwargs, chosen = translated(kwargs, (*parse(variant.edits), *parse(edits)), entry)
-    recipe = Recipe(entry, chosen, headless=features_only)
+    kwargs, chosen = translated(kwargs, (*parse_edits(variant.edits), *parse_edits(edits)), entry)
+    recipe = Recipe(entry, chosen)
     if features_only:
         kwargs["num_classes"] = 0
-    overlay = {**safe_overlay(pretrained_cfg, pretrained), **(pretrained_cfg_overlay or {})}
-    # timm's annotation of pretrained_cfg leaves out a tag
-    given: Any = {"pretrained_cfg": pretrained_cfg, "pretrained_filter_fn": recipe.fit, **kwargs}
-    make = functools.partial(build_model_with_cfg, recipe, variant.name, pretrained, **given)
-    file = from_hub(variant.name, pretrained_cfg, overlay, kwargs.get("cache_dir")) if pretrained else None
-    if file is not None:
-        with torch.device("meta"):  # does the header fit? A model without memory can tell
-            make(pretrained_cfg_overlay={**overlay, "source": "", "state_dict": read_header(file)}, device="meta")
-    try:
-        model = make(pretrained_cfg_overlay={**overlay, "source": "", "file": str(file)} if file else overlay)
-    except SafetensorError as error:
-        place = place_of(pretrained_cfg, overlay)
-        raise WeightsError(f"{WEIGHTS} of {place} is damaged or is not a safetensors file ({error})") from error
-    if file is not None:
-        model.pretrained_cfg["file"] = None  # the cache of this machine is nothing to remember
-    if pretrained:
-        _keep_statistics(model)
+    cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
+    device = kwargs.pop("device", None)
+    with _naming(from_folder(cfg)):
+        weights = pretrained_tensors(cfg, kwargs.get("cache_dir")) if pretrained else None
+        make = functools.partial(build_model_with_cfg, recipe, variant.name, pretrained=False, pretrained_cfg=cfg)
+        make = functools.partial(_made, make, kwargs)
+        if weights is None:
+            model = make(device=device)
+        else:
+            model = load_pretrained(make, recipe, weights, headless=features_only, device=device)
+            _keep_statistics(model)
     if not features_only:
         return model
     levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
     return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+
+
+def _made(make: Callable[..., Model], kwargs: dict[str, Any], **changes: Any) -> Model:
+    """A model of timm's builder, which changes the arguments that it gets."""
+    chosen = {**kwargs, **changes}
+    return make(**{key: value for key, value in chosen.items() if key != "device" or value is not None})
+
+
+def _resolved(name: str, cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
+    """timm's config of the weights as a dict; those of a Hub repo come as safetensors."""
+    given = None if cfg is None or isinstance(cfg, str) else cfg
+    if given is not None:
+        given = given if isinstance(given, PretrainedCfg) else PretrainedCfg(**given)
+        overlay = {**safe_source(given), **(overlay or {})}
+    return resolve_pretrained_cfg(name, pretrained_cfg=cfg, pretrained_cfg_overlay=overlay).to_dict()
+
+
+@contextmanager
+def _naming(place: str | None) -> Generator[None]:
+    """Turn any error that timm raises for arguments out of a config.json into a HubError that names the place."""
+    try:
+        yield
+    except (BackboneError, OSError):
+        raise
+    except Exception as error:
+        if place is None:
+            raise
+        raise HubError(
+            f"{place}: {CONFIG} does not fit any model that this version can build "
+            f"({type(error).__name__}: {error}); nothing was loaded"
+        ) from error
 
 
 def _keep_statistics(model: Model) -> None:

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from ._types import Model
-from .edits import Edit, edit, merge, parse
-from .hub.folder import FILES, check_folder, identify, save
-from .layers.features import wrap
-from .weights import WeightsError
+from .edits import Edit, edit, merge, parse_edits
+from .errors import WeightsError
+from .families import FAMILIES
+from .features import wrap
+from .saving.folder import check_folder, save
+from .saving.identity import identify
+from .weights.files import FILES
 
 __all__ = [
-    "BASES",
     "base_for",
     "calibrate",
     "check_edit",
@@ -39,11 +41,6 @@ __all__ = [
     "outputs",
 ]
 
-BASES = {"resnet": "resnet18", "convnext": "convnext_atto", "efficientnet": "efficientnet_b0", "vgg": "vgg11_bn"}
-"""The smallest member of each family."""
-SLIM: dict[str, dict[str, Any]] = {"vgg11_bn": {"mlp_ratio": 1 / 64}}
-"""Arguments that make it smaller still: nine tenths of a VGG are the first layer of its classifier."""
-
 
 def check_edit(item: str | Edit | type[Edit]) -> None:
     """Put an edit through every check, on the smallest member of each of its families.
@@ -54,7 +51,7 @@ def check_edit(item: str | Edit | type[Edit]) -> None:
     Raises:
         AssertionError: The edit breaks the law; the message says which part.
     """
-    (item,) = parse(item.example if isinstance(item, type) else item)
+    (item,) = parse_edits(item.example if isinstance(item, type) else item)
     for family in item.families:
         base = base_for(family, item)
         check_identity(base, item)
@@ -66,7 +63,7 @@ def check_edit(item: str | Edit | type[Edit]) -> None:
 
 def base_for(family: str, item: Edit) -> str:
     """The smallest timm architecture of a family that an edit can be tried on."""
-    return item.tried_on.get(family, BASES[family])
+    return item.tried_on.get(family, FAMILIES[family].smallest)
 
 
 def calibrate(model: Model, seed: int = 0) -> Model:
@@ -109,7 +106,9 @@ def outputs(model: Model, x: Tensor) -> list[Tensor]:
 
 def create(name: str, **kwargs: Any) -> Model:
     """A model for a test, slim where nobody looks."""
-    return timm.create_model(name, **SLIM.get(name.removeprefix("ext_"), {}), **kwargs)
+    plain = name.removeprefix("ext_")
+    slim = next((family.slim for family in FAMILIES.values() if family.smallest == plain), {})
+    return timm.create_model(name, **slim, **kwargs)
 
 
 def _pairs(base: str, item: Edit, dtype: torch.dtype, **kwargs: Any) -> tuple[Model, Model]:
@@ -120,7 +119,7 @@ def _pairs(base: str, item: Edit, dtype: torch.dtype, **kwargs: Any) -> tuple[Mo
 
 def check_identity(base: str, item: str | Edit) -> None:
     """The edited model gives the base's logits and feature maps, for any content of channels that the base lacks."""
-    (item,) = parse(item)
+    (item,) = parse_edits(item)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         plain, edited = _pairs(base, item, dtype, num_classes=10)
         for training in (False, True) if item.exact == "eval+train" else (False,):
@@ -147,7 +146,7 @@ def largest(got: list[Tensor], expected: list[Tensor], *, sampling: bool = False
 
 def check_gradients(base: str, item: str | Edit) -> None:
     """Every new parameter gets a gradient within three SGD steps; those of step 0 are finite and below 1e3."""
-    (item,) = parse(item)
+    (item,) = parse_edits(item)
     plain, edited = _pairs(base, item, torch.float32, num_classes=10)
     first: dict[str, float] = {}
     alive: set[str] = set()
@@ -191,7 +190,7 @@ def _train(model: Model, masks: dict[str, Tensor], *, maps_only: bool = False) -
 
 def check_merging(base: str, item: str | Edit) -> None:
     """After training, merging an edit that can be merged gives the base's modules and keys, and the same outputs."""
-    (item,) = parse(item)
+    (item,) = parse_edits(item)
     if not item.merges():
         return
     plain, edited = _pairs(base, item, torch.float64, num_classes=10)
@@ -209,7 +208,7 @@ def check_merging(base: str, item: str | Edit) -> None:
 
 def check_pretrained(base: str, item: str | Edit) -> None:
     """Base weights load bit-identical beside the identity; a missing, unknown or misshaped key is an error."""
-    (item,) = parse(item)
+    (item,) = parse_edits(item)
     weights = calibrate(create(base)).state_dict()
     name, extra = _named(base, item)
 
@@ -238,7 +237,7 @@ def check_pretrained(base: str, item: str | Edit) -> None:
 def _named(base: str, item: Edit) -> tuple[str, list[Edit]]:
     """A registered name for the base, and the edit unless the name has it."""
     identity = identify(edit(create(base), item))
-    return identity.architecture, list(parse(identity.extra))
+    return identity.architecture, list(parse_edits(identity.extra))
 
 
 def _surrounded(value: Tensor, old: Tensor) -> bool:
@@ -265,7 +264,7 @@ def _require(fact: bool, otherwise: str) -> None:
 
 def check_saving(base: str, item: str | Edit) -> None:
     """Save, load and save gives the same bytes, a verified model with its edits, and the live model's features."""
-    (item,) = parse(item)
+    (item,) = parse_edits(item)
     model = edit(calibrate(create(base, num_classes=10)), item).eval()
     with tempfile.TemporaryDirectory() as scratch:
         first, second = Path(scratch, "first"), Path(scratch, "second")

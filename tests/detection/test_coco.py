@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from timm_backbones_ext.detection.coco import CocoFolder, collate
-from timm_backbones_ext.detection.digits import write_digits
+from timm_backbones_ext.apps.detector.coco import CocoFolder, collate
+from timm_backbones_ext.apps.detector.digits import write_digits
 
 WIDTH, HEIGHT = 40, 30
 

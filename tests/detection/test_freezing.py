@@ -101,7 +101,7 @@ def test_synchronised_norms_give_the_same_in_eval_mode_under_the_same_keys(prefi
     model = testing.calibrate(timm.create_model(prefix + name, num_classes=10)).eval()
     x = testing.image(model, 64, 64)
     expected, keys = model(x), list(model.state_dict())
-    converted = tbx.sync_bn(model)
+    converted = tbx.convert_sync_batchnorm(model)
     assert any(isinstance(module, (nn.SyncBatchNorm, CpuSyncBatchNorm)) for module in converted.modules())
     assert sorted(converted.state_dict()) == sorted(keys)
     torch.testing.assert_close(converted(x), expected)
@@ -111,7 +111,7 @@ def test_synchronised_norms_give_the_same_in_eval_mode_under_the_same_keys(prefi
 
 
 def test_synchronised_norms_reach_the_full_model_of_a_wrapper() -> None:
-    wrapper = tbx.sync_bn(tbx.pyramid("ext_efficientnet_b0", 8, "P3-P5", freeze_at=2)).body
+    wrapper = tbx.convert_sync_batchnorm(tbx.pyramid("ext_efficientnet_b0", 8, "P3-P5", freeze_at=2)).body
     full = wrapper.full_model()
     assert isinstance(full.blocks[3][0].bn1, (nn.SyncBatchNorm, CpuSyncBatchNorm))
     assert isinstance(full.blocks[0][0].bn1, FrozenBatchNorm2d)
@@ -121,12 +121,12 @@ def test_group_norms_keep_weights_and_biases_but_not_the_function() -> None:
     model = testing.calibrate(timm.create_model("ext_efficientnet_b0", num_classes=10)).eval()
     x = testing.image(model, 64, 64)
     before, weight = model(x), model.blocks[1][0].bn2.weight
-    changed = tbx.group_norm(model, 16)
+    changed = tbx.convert_groupnorm(model, 16)
     assert changed.blocks[1][0].bn2.weight is weight
     assert changed.blocks[1][0].bn3.num_groups == 8  # of 24 channels
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in changed.modules())
     assert (changed(x) - before).abs().max() > 0.1
     with pytest.raises(ValueError, match="has no batch norm"):
-        tbx.group_norm(changed)
+        tbx.convert_groupnorm(changed)
     with pytest.raises(ValueError, match=r"bn1 holds an activation; .*split_norm_act"):
-        tbx.group_norm(timm.create_model("efficientnet_b0"))
+        tbx.convert_groupnorm(timm.create_model("efficientnet_b0"))

@@ -110,7 +110,11 @@ def test_what_holds_for_a_pyramid_holds_with_every_neck(neck: str) -> None:
     made = tbx.pyramid("ext_resnet18", 8, neck=neck, freeze_at=2).eval()
     x = torch.randn(1, 3, 64, 64)
     expected = made(x)
-    for twin in (copy.deepcopy(made), pickle.loads(pickle.dumps(made)), tbx.sync_bn(copy.deepcopy(made))):
+    for twin in (
+        copy.deepcopy(made),
+        pickle.loads(pickle.dumps(made)),
+        tbx.convert_sync_batchnorm(copy.deepcopy(made)),
+    ):
         assert all(torch.equal(level, expected[key]) for key, level in twin(x).items())
     with torch.autocast("cpu", torch.bfloat16):
         assert {level.dtype for level in made(x).values()} == {torch.bfloat16}
@@ -126,7 +130,7 @@ def test_a_bifpn_with_group_norms_trains_on_one_image() -> None:
     x = torch.randn(1, 3, 64, 64)
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         made(x)
-    tbx.group_norm(made.fpn)
+    tbx.convert_groupnorm(made.fpn)
     sum(level.square().mean() for level in made(x).values()).backward()
     assert all(p.grad is not None for p in made.parameters())
 

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext.cli import main
-from timm_backbones_ext.detection.coco import CocoFolder, collate
-from timm_backbones_ext.detection.evaluate import evaluate
-from timm_backbones_ext.detection.saved import load_detector, read_design
-from timm_backbones_ext.detection.settings import DEFAULTS, settings_for
-from timm_backbones_ext.detection.train import train
+from timm_backbones_ext.apps.detector.coco import CocoFolder, collate
+from timm_backbones_ext.apps.detector.evaluate import evaluate
+from timm_backbones_ext.apps.detector.saved import load_detector, read_design
+from timm_backbones_ext.apps.detector.settings import DEFAULTS, settings_for
+from timm_backbones_ext.apps.detector.train import train
+from timm_backbones_ext.cli.main import main
 
 SMALL: dict[str, Any] = {"epochs": 3, "batch_size": 4, "lr": 1e-3, "out_channels": 32, "num_convs": 1}
 
@@ -174,7 +174,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 def test_unreadable_images_are_counted_and_more_than_one_in_a_hundred_end_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     small = settings_for("digits:100", epochs=1, batch_size=50, min_size=32, max_size=32, out_channels=32, num_convs=1)
-    from timm_backbones_ext.detection.digits import write_digits
+    from timm_backbones_ext.apps.detector.digits import write_digits
 
     write_digits(folder / "digits", train=100, val=20)
     (folder / "digits" / "train" / "00003.png").write_bytes(b"not an image")

@@ -16,8 +16,8 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
+from timm_backbones_ext.features import wrap
 from timm_backbones_ext.layers import FrozenBatchNorm2d
-from timm_backbones_ext.layers.features import wrap
 from timm_backbones_ext.registry import BUILT_IN, VARIANTS
 
 SMALLEST = ["resnet18", "convnext_atto", "efficientnet_b0"]

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.detection.detector import detector
+from timm_backbones_ext.apps.detector.fcos import detector
 
 NORMS = ("sync_bn", "frozen_bn")
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
@@ -35,7 +35,7 @@ def model(norm: str) -> nn.Module:
     body = tbx.pyramid("ext_resnet18", 32, "P3-P4", frozen_bn=norm == "frozen_bn")
     testing.calibrate(body.body)
     net = detector(body, 5, min_size=64, max_size=64, num_convs=1).train()
-    net.backbone = tbx.sync_bn(net.backbone) if norm == "sync_bn" else net.backbone
+    net.backbone = tbx.convert_sync_batchnorm(net.backbone) if norm == "sync_bn" else net.backbone
     return net
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.transfer import PATIENCE
+from timm_backbones_ext.transport import PATIENCE
 
 
 @pytest.fixture(scope="module")

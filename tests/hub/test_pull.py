@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.cli import main
+from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.hub.local import LocalHub
 from timm_backbones_ext.hub.mirror import mirror
-from timm_backbones_ext.transfer import PATIENCE, Repo
+from timm_backbones_ext.transport import PATIENCE, Repo
 
 REPO = "pull/backbone"
 MUTATIONS = int(os.environ.get("MUTATIONS", "120"))  # benchmarks/reliability.py runs 1,000 of each
@@ -157,7 +157,7 @@ def test_weights_come_from_the_commit_that_the_config_came_from(saved: Path, tmp
     timm.create_model(f"hf-hub:{repo}", cache_dir=tmp_path)  # reads the config alone
     read = try_to_load_from_cache(repo, "config.json", cache_dir=tmp_path)
     tbx.push_to_hub(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3), repo)
-    from timm_backbones_ext.source import from_hub
+    from timm_backbones_ext.weights.source import from_hub
 
     cfg = {"hf_hub_id": repo, "source": "hf-hub"}
     file = from_hub("ext_convnext_atto", cfg, {}, tmp_path)

@@ -21,11 +21,11 @@ from torch import nn
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext._digest import git_blob_id, sha256_of
-from timm_backbones_ext.cli import main
-from timm_backbones_ext.describe import describe
+from timm_backbones_ext.catalog.description import describe
+from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.hub.local import LocalHub
 from timm_backbones_ext.hub.store import File
-from timm_backbones_ext.transfer import PATIENCE
+from timm_backbones_ext.transport import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("local_hub")
 
@@ -152,7 +152,7 @@ def test_a_card_says_what_the_model_is_and_its_examples_run(
     asked = [path for _, path, *_ in local_hub.faults()]
     assert asked.index("/api/validate-yaml") < asked.index(f"/api/models/{repo}/commit/main")
     text = ModelCard.load(HfApi().hf_hub_download(repo, "README.md")).text
-    (evidence,) = {edit.evidence for edit in tbx.parse("eca")}
+    (evidence,) = {edit.evidence for edit in tbx.parse_edits("eca")}
     facts = describe("ext_convnext_atto", edits="eca", num_classes=3)
     for line in (
         f"| `eca` | eval+train | {evidence} |",

@@ -11,7 +11,7 @@ from timm.optim import create_optimizer_v2
 from transformers import TimmBackbone, TimmBackboneConfig
 
 from timm_backbones_ext import testing
-from timm_backbones_ext.layers.features import FeatureGetter, FeatureList, wrap
+from timm_backbones_ext.features import FeatureGetter, FeatureList, wrap
 
 KINDS = ["list", "dict", "hook", "getter", "fx"]
 FAMILIES = ["resnet18", "convnext_atto", "efficientnet_b0"]

@@ -1,6 +1,6 @@
 """Backbones for detectors: pyramids, and what detectors do to norms and to the first stages."""
 
-from .freezing import freeze_at, group_norm, sync_bn
-from .pyramid import Level, Pyramid, pad_to, pyramid
+from .freezing import convert_groupnorm, convert_sync_batchnorm, freeze_at
+from .pyramids import Level, Pyramid, pad_to, pyramid
 
-__all__ = ["Level", "Pyramid", "freeze_at", "group_norm", "pad_to", "pyramid", "sync_bn"]
+__all__ = ["Level", "Pyramid", "convert_groupnorm", "convert_sync_batchnorm", "freeze_at", "pad_to", "pyramid"]

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import torch
-from timm.layers import BatchNormAct2d, DropPath, convert_sync_batchnorm
+from timm.layers import BatchNormAct2d, DropPath
+from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
 from .._types import Model
 from ..layers import FROZEN
 from ..layers.sync_bn import CpuSyncBatchNorm
 
-__all__ = ["freeze_at", "group_norm", "sync_bn"]
+__all__ = ["convert_groupnorm", "convert_sync_batchnorm", "freeze_at"]
 
 ModelT = TypeVar("ModelT", bound=Model)
 
@@ -69,13 +70,13 @@ def _freeze(model: Model, name: str, module: nn.Module) -> None:
         model.set_submodule(name, FROZEN[type(module)].replacing(module))
 
 
-def sync_bn(model: ModelT) -> ModelT:
+def convert_sync_batchnorm(model: ModelT) -> ModelT:
     """Batch norms that share their statistics over all processes, with the same keys; frozen ones stay frozen.
 
     timm's conversion, which keeps the activations that timm's own norms hold; where there is no accelerator, the
     norms are of a kind that works on the CPU.
     """
-    model = convert_sync_batchnorm(model)
+    model = timm_convert_sync_batchnorm(model)
     if torch.accelerator.is_available():
         return model
     for module in model.modules():
@@ -84,7 +85,7 @@ def sync_bn(model: ModelT) -> ModelT:
     return model
 
 
-def group_norm(model: ModelT, num_groups: int = 32) -> ModelT:
+def convert_groupnorm(model: ModelT, num_groups: int = 32) -> ModelT:
     """Group norms in place of all batch norms, in place; weights and biases are kept.
 
     Not exact: the model computes something else, and has to be trained again. The number of groups is the greatest
@@ -96,10 +97,10 @@ def group_norm(model: ModelT, num_groups: int = 32) -> ModelT:
     norms = [(name, norm) for name, norm in model.named_modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
     if fused := [name for name, norm in norms if isinstance(norm, BatchNormAct2d)]:
         raise ValueError(
-            f"group_norm: {fused[0]} holds an activation; take it out first: tbx.edit(model, 'split_norm_act')"
+            f"convert_groupnorm: {fused[0]} holds an activation; take it out first: tbx.edit(model, 'split_norm_act')"
         )
     if not norms:
-        raise ValueError(f"group_norm: {type(model).__name__} has no batch norm")
+        raise ValueError(f"convert_groupnorm: {type(model).__name__} has no batch norm")
     for name, norm in norms:
         groups = nn.GroupNorm(math.gcd(num_groups, norm.num_features), norm.num_features, eps=norm.eps, device="meta")
         groups.weight, groups.bias = norm.weight, norm.bias

@@ -6,9 +6,8 @@ from typing import Any, ClassVar
 from torch import nn
 
 from .._types import Model
-from ..layers import ExtendedConv2d
-from . import Edit
-from .families import blocks, family_of
+from ..families import blocks, family_of
+from .base import Edit
 
 __all__ = ["Attention"]
 
@@ -24,20 +23,13 @@ class Attention(Edit):
 
     def apply(self, model: Model) -> None:
         """Put a gate into every block of the stages."""
-        convnext = family_of(model) == "convnext"
+        family = family_of(model)
         for name, block in blocks(model, self.stages):
-            if convnext:
-                block.conv_dw = conv = ExtendedConv2d.replacing(block.conv_dw)
-                self._check_free(f"{name}.conv_dw.gate", conv.gate)
-                conv.gate = self._gate(conv.out_channels, conv)
-            else:
-                self._check_free(f"{name}.se", getattr(block, "se", block))
-                last = block.conv3 if hasattr(block, "conv3") else block.conv2
-                block.se = self._gate(last.out_channels, block.conv1)
-
-    def _gate(self, channels: int, like: nn.Conv2d) -> nn.Module:
-        weight = like.weight
-        return self.layer(channels, device=weight.device, dtype=weight.dtype).train(like.training)
+            owner, attribute, channels = family.slot(block)
+            self._check_free(f"{name}.{attribute}", getattr(owner, attribute, None))
+            weight = next(block.parameters())
+            gate = self.layer(channels, device=weight.device, dtype=weight.dtype)
+            setattr(owner, attribute, gate.train(block.training))
 
     def _check_free(self, place: str, found: Any) -> None:
         if found is not None and not isinstance(found, nn.Identity):

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..layers import Cbam as Layer
-from . import edit_class
 from .attention import Attention
+from .base import register_edit
 
 __all__ = ["Cbam"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet",),
     exact="eval+train",
     evidence="from scratch: ResNet-50 75.44 -> 77.34 % top-1 on ImageNet (paper, Table 4)",

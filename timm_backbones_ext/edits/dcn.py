@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from .._types import Model
+from ..families import blocks
 from ..layers import DeformConv2d
-from . import Edit, edit_class
-from .families import blocks
+from .base import Edit, register_edit
 
 __all__ = ["ConvEdit", "Dcn"]
 
@@ -37,7 +37,7 @@ class ConvEdit(Edit):
             block.conv2 = self.layer.replacing(conv)
 
 
-@edit_class(
+@register_edit(
     families=("resnet",),
     exact="eval+train",
     evidence="warm insertion: Faster R-CNN R50 37.4 -> 41.3 AP on COCO (mmdet, c3-c5)",

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from .._types import Model
-from . import edit_class
-from .families import depthwise_convs
+from ..families import depthwise_convs
+from .base import register_edit
 from .rep import BranchEdit
 
 __all__ = ["DilatedReparam"]
@@ -25,7 +25,7 @@ BRANCHES = {
 """Kernel size and dilation of the branches by the kernel that they lie in; the paper's code, `DilatedReparamBlock`."""
 
 
-@edit_class(
+@register_edit(
     families=("convnext",),
     exact="eval+train",
     evidence="from scratch: a part of UniRepLKNet, without a figure of its own",

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..layers import Eca as Layer
-from . import edit_class
 from .attention import Attention
+from .base import register_edit
 
 __all__ = ["Eca"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet", "convnext"),
     exact="eval+train",
     evidence="from scratch: ResNet-50 75.20 -> 77.48 % top-1 on ImageNet (paper, Table 2)",

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..layers import FROZEN, Added
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
 __all__ = ["FrozenBn"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet", "efficientnet", "vgg"),
     exact="eval",
     evidence="none: the usual recipe of detectors (Mask R-CNN, DETR), exact by construction in eval mode",

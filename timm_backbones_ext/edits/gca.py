@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..layers import Gca as Layer
-from . import edit_class
 from .attention import Attention
+from .base import register_edit
 
 __all__ = ["Gca"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet",),
     exact="eval+train",
     evidence="warm insertion: Mask R-CNN R50 38.4 -> 40.4 box AP on COCO (mmdet; added there, a factor here)",

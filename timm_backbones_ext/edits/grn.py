@@ -3,19 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import Mlp
-from timm.layers.grn import GlobalResponseNorm
-from timm.layers.mlp import GlobalResponseNormMlp
+from timm.layers import GlobalResponseNormMlp, Mlp
 from torch import nn
 
+from .._timm import GlobalResponseNorm
 from .._types import Model
-from . import Edit, edit_class
-from .families import blocks
+from ..families import blocks
+from .base import Edit, register_edit
 
 __all__ = ["Grn"]
 
 
-@edit_class(
+@register_edit(
     families=("convnext",),
     exact="eval+train",
     evidence="from scratch: ConvNeXt-B 83.8 -> 84.3 % top-1 on ImageNet (paper, Table 3, supervised)",

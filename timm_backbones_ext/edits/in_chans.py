@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from .._types import Model
+from ..families import FAMILIES, first_conv
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
-from .families import FAMILIES, first_conv
+from .base import Edit, register_edit
 
 __all__ = ["InChans"]
 
 
-@edit_class(families=tuple(FAMILIES), exact="eval+train", evidence="none: exact for any content of the new channels")
+@register_edit(families=tuple(FAMILIES), exact="eval+train", evidence="none: exact for any content of the new channels")
 @dataclass(frozen=True)
 class InChans(Edit):
     """An input of `n` channels; the new ones come after the old ones and have zero weights.

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 
 from .._types import Model
+from ..families import depthwise_convs
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
-from .families import depthwise_convs
+from .base import Edit, register_edit
 
 __all__ = ["Kernel"]
 
 
-@edit_class(
+@register_edit(
     families=("convnext", "efficientnet"),
     exact="eval+train",
     evidence="from scratch: larger kernels help detection more than classification (RepLKNet, Table 5)",

@@ -7,12 +7,12 @@ from timm.layers import LayerNorm2d
 from torch import nn
 
 from .._types import Model
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
 __all__ = ["OutNorm"]
 
 
-@edit_class(
+@register_edit(
     families=("convnext",),
     exact="eval+train",
     evidence="none: the usual recipe of detectors on ConvNeXt (mmdet, mmseg)",

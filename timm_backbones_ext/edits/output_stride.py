@@ -3,17 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from timm.models import ConvNeXt
-from torch import nn
-
 from .._types import Model
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
-__all__ = ["OutputStride", "mend"]
+__all__ = ["OutputStride"]
 
 
-@edit_class(
+@register_edit(
     families=("convnext",),
     exact="eval+train",
     evidence="none: the atrous property, the base's values at the base's positions; usual for segmentation",
@@ -42,32 +39,14 @@ class OutputStride(Edit):
         dilation = 1
         for info, stage in zip(model.feature_info, model.stages, strict=True):
             if info["reduction"] > self.n:
-                stage.downsample[-1] = _dense(stage.downsample[-1], dilation)
+                stage.downsample[-1] = ExtendedConv2d.dense(stage.downsample[-1], dilation)
                 dilation *= 2
                 info["reduction"] = self.n
             for block in stage.blocks if dilation > 1 else ():
                 block.conv_dw = _dilated(block.conv_dw, dilation)
 
 
-def _dense(conv: nn.Conv2d, dilation: int) -> ExtendedConv2d:
-    """A downsampling conv at every position; its window begins where it began, so zeros go to the end."""
-    dense = ExtendedConv2d.replacing(conv)
-    dense.stride, dense.dilation = (1, 1), (dilation, dilation)
-    dense.pad_by(0, dilation * (conv.kernel_size[1] - 1), 0, dilation * (conv.kernel_size[0] - 1))
-    return dense
-
-
 def _dilated(conv: Any, dilation: int) -> ExtendedConv2d:
     extended = ExtendedConv2d.replacing(conv)
     extended.dilate(dilation)
     return extended
-
-
-def mend(model: Model) -> Model:
-    """Set right what timm 1.0.31 makes of `output_stride=8`: stage 4 is shifted by a pixel, for 'same' pads centre."""
-    if isinstance(model, ConvNeXt):
-        for stage in model.stages:
-            conv = stage.downsample[-1] if isinstance(stage.downsample, nn.Sequential) else None
-            if conv is not None and conv.kernel_size == (2, 2) and conv.stride == (1, 1):
-                stage.downsample[-1] = _dense(conv, conv.dilation[0])
-    return model

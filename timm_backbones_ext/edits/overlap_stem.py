@@ -6,12 +6,12 @@ from torch import nn
 
 from .._types import Model
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
 __all__ = ["OverlapStem"]
 
 
-@edit_class(
+@register_edit(
     families=("convnext",),
     exact="eval+train",
     evidence="from scratch: PVTv2's overlapping patches 75.1 -> 78.7 % top-1, with its other changes",

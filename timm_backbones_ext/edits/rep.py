@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._types import Model
+from ..families import family_of
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
-from .families import blocks, family_of
+from .base import Edit, register_edit
 
 __all__ = ["BranchEdit", "Rep"]
 
@@ -54,7 +54,7 @@ def _lower_mean(norm: Any, shift: Tensor) -> None:
     norm.running_mean = (norm.running_mean - shift).to(norm.running_mean)
 
 
-@edit_class(
+@register_edit(
     families=("resnet", "vgg"),
     exact="eval+train",
     evidence="from scratch: ResNet-18 69.54 -> 70.99 % top-1 on ImageNet (DBB, Table 2)",
@@ -65,13 +65,7 @@ class Rep(BranchEdit):
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
         """All 3x3 convs, those of a ResNet's stem left out."""
-        if family_of(model) == "vgg":
-            found = [(f"features.{name}", module) for name, module in model.features.named_children()]
-        else:
-            found = [
-                (f"{place}.{name}", child) for place, block in blocks(model) for name, child in block.named_children()
-            ]
-        return ((name, conv) for name, conv in found if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3))
+        return family_of(model).convs_3x3(model)
 
     def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
         """1x1, 1x3 and 3x1."""

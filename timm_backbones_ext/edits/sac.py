@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from ..layers import SwitchableConv2d
-from . import edit_class
+from .base import register_edit
 from .dcn import ConvEdit
 
 __all__ = ["Sac"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet",),
     exact="eval+train",
     evidence="warm insertion: Cascade R-CNN R50 40.3 -> 45.0 AP on COCO (mmdet, c3-c5)",

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..layers import Se as Layer
-from . import edit_class
 from .attention import Attention
+from .base import register_edit
 
 __all__ = ["Se"]
 
 
-@edit_class(
+@register_edit(
     families=("resnet", "convnext"),
     exact="eval+train",
     evidence="from scratch: ResNet-50 75.20 -> 76.71 % top-1 on ImageNet (ECA paper, Table 2)",

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from .._types import Model
 from ..layers.split_norm_act import SplitEfficientNet, split
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
 __all__ = ["SplitNormAct"]
 
 
-@edit_class(
+@register_edit(
     families=("efficientnet",),
     exact="eval+train",
     evidence="none: the same modules in another order; code that replaces batch norms keeps the activations",

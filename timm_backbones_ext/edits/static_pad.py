@@ -7,12 +7,12 @@ from timm.layers import Conv2dSame
 
 from .._types import Model
 from ..layers import ExtendedConv2d
-from . import Edit, edit_class
+from .base import Edit, register_edit
 
 __all__ = ["StaticPad"]
 
 
-@edit_class(
+@register_edit(
     families=("efficientnet",),
     exact="eval+train",
     evidence="none: exact for sides that are multiples of 32; exports and compiles without dynamic padding",

@@ -4,13 +4,15 @@ from pathlib import Path
 from typing import Any
 
 from .._digest import sha256_of
-from ..checks import check_config, check_weights
-from ..fingerprint import Fingerprint, Report
-from ..source import CONFIG, WEIGHTS, no_safetensors
-from ..transfer import HubError, Repo
-from .folder import FINGERPRINT, PULLED, SIGNATURE, check_folder, saved_fingerprint
+from ..errors import HubError
+from ..fingerprints import Fingerprint, Report
+from ..saving.checks import check_config, check_weights
+from ..saving.folder import check_folder, saved_fingerprint
+from ..saving.signing import check_signature
+from ..transport import Repo
+from ..weights.files import CONFIG, FINGERPRINT, PULLED, SIGNATURE, WEIGHTS
+from ..weights.source import no_safetensors
 from .lock import Entry, Lock
-from .signing import check_signature
 
 __all__ = ["lock_repo", "pull", "verify"]
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..transfer import HubError, Repo
+from ..errors import HubError
+from ..transport import Repo
 from .store import File, Store
 
 __all__ = ["mirror"]

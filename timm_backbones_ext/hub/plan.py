@@ -10,11 +10,10 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .._digest import git_blob_id, sha256_of
-from ..source import CONFIG, WEIGHTS
-from ..transfer import CLIENT, HubError, Repo, persist
-from ..weights import read_header
-from .card import REPO_PLACEHOLDER, merge_cards
-from .folder import CARD, DETECTOR, FILES, SIGNATURE
+from ..errors import HubError
+from ..saving.card import REPO_PLACEHOLDER, merge_cards
+from ..transport import CLIENT, Repo, persist
+from ..weights.files import CARD, CONFIG, DETECTOR, FILES, SIGNATURE, WEIGHTS, read_header
 from .preflight import base_of
 
 __all__ = ["Change", "Plan", "make_plan"]

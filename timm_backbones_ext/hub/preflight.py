@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from .._types import Model
-from ..checks import check_config, check_weights
-from ..fingerprint import compare, fingerprint, unwrap
-from ..registry import HINT, VARIANTS
-from ..source import CONFIG, WEIGHTS
-from ..transfer import HubError
-from .folder import FINGERPRINT, load, saved_fingerprint
+from ..errors import HubError
+from ..fingerprints import compare, fingerprint, unwrap
+from ..registry import VARIANTS
+from ..saving.checks import check_config, check_weights
+from ..saving.folder import load, saved_fingerprint
+from ..weights.files import CONFIG, FINGERPRINT, HINT, WEIGHTS
 
 __all__ = ["base_of", "preflight"]
 

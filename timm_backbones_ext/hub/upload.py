@@ -13,13 +13,15 @@ from huggingface_hub.utils import validate_repo_id
 from torch.distributed import get_rank, is_initialized
 
 from .._types import Model
-from ..transfer import CLIENT, PATIENCE, HubError, TransportError, explained, persist
+from ..errors import HubError
+from ..saving.folder import load, save, write_card
+from ..saving.plain import is_sharded
+from ..saving.signing import sign_folder
+from ..transport import CLIENT, PATIENCE, TransportError, explained, persist
+from ..weights.files import CARD, DETECTOR, FILES, SIGNATURE
 from .download import pull
-from .folder import CARD, DETECTOR, FILES, SIGNATURE, load, save, write_card
-from .plain import is_sharded
 from .plan import Change, Plan, make_plan
 from .preflight import preflight
-from .signing import sign_folder
 
 __all__ = ["plan_push", "push_to_hub"]
 

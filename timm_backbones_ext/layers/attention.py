@@ -7,9 +7,9 @@ would be folded twice.
 from typing import ClassVar
 
 from timm.layers import EcaModule, GlobalContext, SEModule
-from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
+from .._timm import CbamModule
 from .conv import Added
 
 __all__ = ["Cbam", "Eca", "Gca", "NeutralGate", "Se"]

@@ -5,8 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
-from timm.layers.padding import get_same_padding, pad_same
+from timm.layers import Conv2dSame, get_same_padding, pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
@@ -89,6 +88,14 @@ class ExtendedConv2d(nn.Conv2d):
         extended.weight, extended.bias = conv.weight, conv.bias
         extended.same = type(conv) is Conv2dSame
         return extended.train(conv.training)
+
+    @classmethod
+    def dense(cls, conv: Model, dilation: int) -> "ExtendedConv2d":
+        """A downsampling conv at every position; its window begins where it began, so zeros go to the end."""
+        dense = cls.replacing(conv)
+        dense.stride, dense.dilation = (1, 1), (dilation, dilation)
+        dense.pad_by(0, dilation * (conv.kernel_size[1] - 1), 0, dilation * (conv.kernel_size[0] - 1))
+        return dense
 
     def forward(self, x: Tensor) -> Tensor:  # ty: ignore[lost-keyword-for-regular-parameter] x as everywhere here
         """(N, C_in, H, W) -> (N, C_out, H', W')."""

@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 import torchvision.ops
-from timm.layers import BatchNormAct2d
-from timm.layers.norm_act import FrozenBatchNormAct2d as TimmFrozenBatchNormAct2d
-from timm.layers.norm_act import SyncBatchNormAct
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
+from timm.layers import FrozenBatchNormAct2d as TimmFrozenBatchNormAct2d
 from timm.models import EfficientNet, checkpoint_seq
-from timm.models._efficientnet_blocks import (
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .._timm import (
     CondConvResidual,
     ConvBnAct,
     DepthwiseSeparableConv,
     EdgeResidual,
     InvertedResidual,
+    feature_take_indices,
 )
-from timm.models._features import feature_take_indices
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from .._types import Model
 from .frozen import FrozenBatchNorm2d, FrozenBatchNormAct2d
 

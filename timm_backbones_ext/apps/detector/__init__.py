@@ -1,0 +1,1 @@
+"""An example application: train a detector on a pyramid, save it, go on with it."""

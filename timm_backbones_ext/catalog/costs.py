@@ -1,0 +1,82 @@
+"""What an edit costs on a named base: parameters and multiply-adds worked out, time as the benchmark found it."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import timm
+import torch
+
+from ..edits import EDITS, Edit, list_edits, parse_edits
+from ..edits import edit as edit_model
+from ..families.layout import FAMILIES
+from .description import describe_model
+
+__all__ = ["RATIOS", "Cost", "applicable", "cost", "named_base"]
+
+RATIOS = Path(__file__).with_suffix(".json")
+"""Written by `benchmarks/edits.py`."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an edit adds to a base."""
+
+    base: str
+    params: int
+    gmacs: float
+    """1e9 multiply-adds at the base's input size."""
+    time_ratio: float | None
+    """Time of a forward pass, edited over plain, on the CPU that the benchmark ran on; None if not measured."""
+    merges: bool
+    """Whether `merge` takes the cost away again."""
+
+
+def named_base(item: Edit, family: str | None = None) -> str:
+    """The base on which the cost of an edit is stated: one of the family, the edit's first one by default."""
+    family = family or ("resnet" if "resnet" in item.families else item.families[0])
+    return item.tried_on.get(family, FAMILIES[family].reference)
+
+
+def cost(edit: str | Edit, base: str | None = None) -> Cost:
+    """The cost of an edit in its simplest form.
+
+    Args:
+        edit: An edit, or its text.
+        base: timm architecture; that of `named_base` by default.
+
+    Raises:
+        ValueError: The edit cannot be applied to the base.
+    """
+    (item,) = parse_edits(edit)
+    base = base or named_base(item)
+    plain, edited = _figures(base, None), _figures(base, str(item))
+    ratio = _ratios().get(f"{base} + {item}", {}).get("time_ratio")
+    return Cost(base, edited[0] - plain[0], edited[1] - plain[1], ratio, item.merges())
+
+
+def applicable(base: str) -> list[type[Edit]]:
+    """The edits that can be applied, in their simplest form, to a timm architecture."""
+
+    def fits(item: type[Edit]) -> bool:
+        try:
+            cost(item.example, base)
+        except ValueError:
+            return False
+        return True
+
+    return [EDITS[name] for name in list_edits() if fits(EDITS[name])]
+
+
+@cache
+def _figures(base: str, edit: str | None) -> tuple[int, float]:
+    with torch.device("meta"):
+        facts = describe_model(edit_model(timm.create_model(base), *parse_edits(edit)))
+    return facts.params, facts.gmacs
+
+
+@cache
+def _ratios() -> dict[str, dict[str, float]]:
+    """What the benchmark wrote."""
+    return json.loads(RATIOS.read_text(encoding="utf-8"))["edits"] if RATIOS.is_file() else {}

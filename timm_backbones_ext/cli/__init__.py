@@ -1,0 +1,5 @@
+"""The command `timm-ext`."""
+
+from .main import main
+
+__all__ = ["main"]

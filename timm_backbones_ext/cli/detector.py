@@ -1,0 +1,97 @@
+"""The command of `timm-ext` that trains a detector."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..console import table
+from .options import edits_option, pretrained_option, token_option
+
+__all__ = ["train_detector"]
+
+EXTRA = ("accelerate", "faster_coco_eval", "tensorboard", "torchmetrics")
+above_zero = click.IntRange(1)
+
+
+class Setting(click.Option):
+    """An option whose default depends on the data; the help says both."""
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        """What the help says in brackets."""
+        from ..apps.detector.settings import DEFAULTS
+
+        extra = super().get_help_extra(ctx)
+        digits, coco = (getattr(DEFAULTS[data], self.name or "") for data in ("digits", "coco"))
+        if digits is not None:
+            extra["default"] = f"{digits}" if digits == coco else f"{digits} (coco: {coco})"
+        return extra
+
+
+setting = partial(click.option, cls=Setting)
+
+
+@click.command("train-detector")
+@click.option("--backbone", default="ext_resnet18", show_default=True, help="Name of a variant.")
+@click.option("--data", default="digits", show_default=True, help="digits, digits:SCENES or coco:ROOT.")
+@click.option("--output", type=click.Path(file_okay=False), help="Folder of the run; runs/BACKBONE-DATA by default.")
+@click.option("--resume", is_flag=True, help="Go on with the run in the folder.")
+@click.option("--start", help="Trained detector to start from, a run's best/ or a Hub id; new edits are the identity.")
+@edits_option
+@pretrained_option
+@setting("--levels", help="Levels of the pyramid.")
+@setting("--out-channels", type=above_zero, help="Channels of the pyramid.")
+@setting("--num-convs", type=above_zero, help="Convs of each branch of the head.")
+@setting("--min-size", type=above_zero, help="Pixels that the shorter side of images is scaled to.")
+@setting("--max-size", type=above_zero, help="Pixels that the longer side may have then.")
+@setting("--flip", type=click.FloatRange(0, 1), help="Probability of a horizontal flip.")
+@setting("--freeze-at", type=int, help="Freeze the backbone up to the maps of stride 2**N.")
+@click.option("--sync-bn", is_flag=True, default=None, help="Batch norms take statistics over all processes.")
+@setting("--epochs", type=above_zero, help="Times through the images.")
+@setting("--batch-size", type=above_zero, help="Images per process.")
+@setting("--lr", type=float, help="Learning rate of AdamW.")
+@setting("--weight-decay", type=float, help="Of AdamW; none on norms and biases.")
+@setting("--layer-decay", type=float, help="Factor on the rate per layer towards the image.")
+@setting("--clip", type=float, help="Largest norm of all gradients together.")
+@setting("--eval-every", type=above_zero, help="Epochs between evaluations.")
+@setting("--workers", type=click.IntRange(0), help="Processes that load images, per process that trains.")
+@setting("--precision", type=click.Choice(["no", "fp16", "bf16"]), help="Mixed precision.")
+@setting("--seed", type=int, help="Of all that is drawn at random.")
+@click.option("--push", "repo", help="Repo on the Hub for the best detector, at the end.")
+@token_option
+def train_detector(
+    data: str, output: str | None, resume: bool, repo: str | None, token: str | None, **asked: Any
+) -> None:
+    """Train torchvision's FCOS on a backbone: on real digits in minutes, or on a folder in COCO's format.
+
+    `torchrun --nproc-per-node N -m timm_backbones_ext.cli train-detector` and `accelerate launch` run it on many
+    devices.
+    """
+    if missing := [name for name in EXTRA if not importlib.util.find_spec(name)]:
+        raise ImportError(f'training needs {", ".join(missing)}: pip install "timm-backbones-ext[detection]"')
+    from ..apps.detector.settings import settings_for
+    from ..apps.detector.train import train
+
+    settings = settings_for(data, **{name: value for name, value in asked.items() if value is not None})
+    folder = Path(output or f"runs/{settings.backbone}-{data.partition(':')[0]}")
+    report = train(settings, folder, resume=resume)
+    if report is None:  # in a process beside the main one
+        return None
+    if repo:
+        from ..hub.upload import push_to_hub
+
+        report["commit"] = push_to_hub(folder / "best", repo, token=token).oid
+    return _show(report, folder, repo)
+
+
+def _show(report: dict[str, Any], folder: Path, repo: str | None) -> None:
+    table(("figure", "best"), [(name, f"{value:.3f}") for name, value in report["best"].items()])
+    if unreadable := report["unreadable"]:
+        click.echo(f"{len(unreadable)} images could not be read: {'; '.join(unreadable[:5])}")
+    click.echo(f"{report['epoch']} epochs, {report['step']} steps in {report['seconds']:.0f} s")
+    click.echo(f"best detector in {folder / 'best'}")
+    click.echo(f"picture in {folder / 'detections.png'}")
+    if repo:
+        click.echo(f"pushed {repo}@{report['commit']}")

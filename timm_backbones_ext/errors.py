@@ -1,0 +1,15 @@
+"""The errors of this package; each message says what was expected, what came and what to do."""
+
+__all__ = ["BackboneError", "HubError", "WeightsError"]
+
+
+class BackboneError(RuntimeError):
+    """Base class of the errors that are neither wrong arguments (`ValueError`) nor the system's (`OSError`)."""
+
+
+class HubError(BackboneError):
+    """A repo that cannot be read or written, or that does not hold what it should; nothing was loaded or changed."""
+
+
+class WeightsError(BackboneError):
+    """Weights that do not belong to the model; nothing was loaded."""

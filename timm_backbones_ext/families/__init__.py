@@ -1,0 +1,12 @@
+"""What the package knows of timm's model families, one file each; adding a family is adding one file here."""
+
+import importlib
+import pkgutil
+
+from .base import Family
+from .layout import FAMILIES, blocks, depthwise_convs, family_of, first_conv, initialise
+
+__all__ = ["FAMILIES", "Family", "blocks", "depthwise_convs", "family_of", "first_conv", "initialise"]
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

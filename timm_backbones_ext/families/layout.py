@@ -1,0 +1,79 @@
+"""Questions to a live model that every family answers: its family, blocks, depthwise convs and first conv."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from .._types import Model
+from .base import Family
+
+__all__ = ["FAMILIES", "blocks", "depthwise_convs", "family_of", "first_conv", "initialise", "register"]
+
+FAMILIES: dict[str, Family] = {}
+"""The families, by name."""
+
+
+def register(cls: type[Family]) -> type[Family]:
+    """Make a family known."""
+    FAMILIES[cls.name] = cls()
+    return cls
+
+
+def family_of(model: Model) -> Family:
+    """The family that a full timm model belongs to.
+
+    Raises:
+        ValueError: The model is of no known family, or is a wrapper (features_only, DataParallel, compiled).
+    """
+    for family in FAMILIES.values():
+        if isinstance(model, family.cls):
+            return family
+    raise ValueError(
+        f"expected a full timm model of one of the families {', '.join(FAMILIES)}; got {type(model).__name__}. "
+        "Edit the full model first, then wrap it: timm.create_model(..., edits=[...], features_only=True)"
+    )
+
+
+def blocks(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:
+    """Names and blocks of a model's stages, counted from 1 (timm's `layer1`, `stages.0`, `blocks.0`); all by default.
+
+    Raises:
+        ValueError: A stage that the model does not have, or one named twice.
+    """
+    containers = family_of(model).stages(model)
+    known = tuple(range(1, 1 + len(containers)))
+    stages = known if stages is None else stages
+    if not isinstance(stages, tuple) or not stages or not set(stages) <= set(known) or len(set(stages)) < len(stages):
+        raise ValueError(f"stages must be some of {known}, each once; got {stages!r}")
+    for stage in stages:
+        name = containers[stage - 1]
+        for index, block in enumerate(model.get_submodule(name)):
+            yield f"{name}.{index}", block
+
+
+def depthwise_convs(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:
+    """Names and modules of the depthwise convs in the blocks of a ConvNeXt or an EfficientNet."""
+    for name, block in blocks(model, stages):
+        if hasattr(block, "conv_dw"):
+            yield f"{name}.conv_dw", block.conv_dw
+
+
+def first_conv(model: Model) -> tuple[str, nn.Conv2d]:
+    """Name and module of the conv that sees the image, as timm records it in the pretrained config.
+
+    Raises:
+        ValueError: The model has none, or more than one.
+    """
+    name = model.pretrained_cfg.get("first_conv")
+    if not isinstance(name, str):
+        raise ValueError(f"expected one first conv in the pretrained config of {type(model).__name__}; got {name!r}")
+    return name, model.get_submodule(name)
+
+
+def initialise(model: Model, *args: Any, **kwargs: Any) -> None:
+    """Initialise a model as timm does when it makes one; complete after `to_empty()` too."""
+    for module in model.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    family_of(model).initialise(model, *args, **kwargs)

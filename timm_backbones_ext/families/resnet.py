@@ -1,0 +1,43 @@
+"""ResNet, ResNeXt and Wide ResNet: https://arxiv.org/abs/1512.03385."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from timm.models import ResNet
+from torch import nn
+
+from .._types import Model
+from .base import Family, Slot
+from .layout import blocks, register
+
+__all__ = ["ResNetFamily"]
+
+
+@register
+class ResNetFamily(Family):
+    """Four stages `layer1` to `layer4` of basic or bottleneck blocks."""
+
+    name = "resnet"
+    cls = ResNet
+    smallest = "resnet18"
+    reference = "resnet50"
+
+    def stages(self, model: Model) -> list[str]:
+        """`layer1` to `layer4`."""
+        return ["layer1", "layer2", "layer3", "layer4"]
+
+    def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
+        """timm's own method, which takes arguments."""
+        ResNet.init_weights(model, *args, **kwargs)
+
+    def slot(self, block: Any) -> Slot:
+        """At the end of the residual branch, where timm's own attention is."""
+        last = block.conv3 if hasattr(block, "conv3") else block.conv2
+        return Slot(block, "se", last.out_channels)
+
+    def convs_3x3(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
+        """All 3x3 convs of the blocks."""
+        for place, block in blocks(model):
+            for name, child in block.named_children():
+                if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
+                    yield f"{place}.{name}", child

@@ -1,0 +1,1 @@
+"""Weights: where they come from, what fits a model, and the files that hold them."""

@@ -1,0 +1,75 @@
+"""The files of a saved backbone: their names, and safetensors files read and written."""
+
+import json
+import struct
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import WeightsError
+
+__all__ = [
+    "CARD",
+    "CONFIG",
+    "DETECTOR",
+    "FILES",
+    "FINGERPRINT",
+    "HINT",
+    "PULLED",
+    "SIGNATURE",
+    "WEIGHTS",
+    "read_header",
+    "write_safetensors",
+]
+
+WEIGHTS, CONFIG, FINGERPRINT = "model.safetensors", "config.json", "fingerprint.safetensors"
+CARD, SIGNATURE = "README.md", "model.sig"
+PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
+FILES = (*PULLED, CARD)
+DETECTOR = ("detector.json", "detector.safetensors")
+"""What the folder of a trained detector has as well; they are pushed with its backbone."""
+HINT = "needs_pip_install_timm-backbones-ext"
+"""Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""Of the tensors of a backbone: floats, and the counts of batch norms."""
+LARGEST_HEADER = 10_000_000
+"""Bytes; the header of a backbone with 1,000 tensors has 100,000."""
+
+
+def read_header(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as tensors without memory, on the device `meta`.
+
+    Raises:
+        WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
+    """
+    try:
+        with Path(path).open("rb") as raw:
+            if (size := int.from_bytes(raw.read(8), "little")) > LARGEST_HEADER:
+                raise SafetensorError(f"its header has {size:,} bytes; expected at most {LARGEST_HEADER:,}")
+        with safe_open(path, framework="pt") as file:
+            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  it has no other iteration
+            kinds = {key: part.get_dtype() for key, part in parts.items()}
+            shapes = {key: part.get_shape() for key, part in parts.items()}
+    except SafetensorError as error:
+        raise WeightsError(f"{Path(path).name} is damaged or is not a safetensors file ({error})") from error
+    if strange := [key for key, kind in kinds.items() if kind not in DTYPES]:
+        raise WeightsError(f"{Path(path).name} holds {kinds[strange[0]]} in {strange[0]}; expected {', '.join(DTYPES)}")
+    return {key: torch.empty(shapes[key], dtype=DTYPES[kinds[key]], device="meta") for key in parts}
+
+
+def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
+    """Write tensors and metadata so that the same content gives the same bytes.
+
+    The safetensors library writes the metadata in a new order each time; here it is sorted.
+    """
+    save_file(tensors, path, metadata=metadata)
+    with Path(path).open("r+b") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))

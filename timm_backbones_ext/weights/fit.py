@@ -1,0 +1,143 @@
+"""Pretrained weights into a model: strict in every direction, without data being copied where that can be.
+
+A checkpoint fits by the rule of the first k edits (`edits/lineage.py`). A model that takes all its tensors from a file
+is built on the device `meta` and given them; they are mapped into memory and not copied.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from timm.models import adapt_input_conv
+from timm.models import load_pretrained as timm_load_pretrained
+from torch import Tensor
+
+from .._types import Model
+from ..edits import Edit, apply_edits
+from ..edits.lineage import mismatch, same_shapes
+from ..errors import WeightsError
+from ..families import family_of
+
+__all__ = ["Recipe", "load_pretrained"]
+
+Make = Callable[..., Model]
+
+
+class Recipe:
+    """How a model is made: timm's entry function for the base, and the edits."""
+
+    def __init__(self, entry: Make, edits: tuple[Edit, ...]) -> None:
+        self.entry, self.edits = entry, edits
+
+    def __call__(self, **kwargs: Any) -> Model:
+        """Make the model; `kwargs` are those of timm's entry function."""
+        model = self.entry(pretrained=False, **kwargs)
+        family_of(model).repair(model)
+        return apply_edits(model, self.edits)
+
+    def in_timms_names(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+        """The checkpoint after the base's own conversion, for weights published under other names."""
+        module = vars(sys.modules[self.entry.__module__])
+        convert = module.get("checkpoint_filter_fn") or module.get("_filter_fn")
+        if convert is None:
+            return state_dict
+        return convert(state_dict, model) if convert.__code__.co_argcount > 1 else convert(state_dict)
+
+
+def load_pretrained(
+    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], *, headless: bool, device: Any = None
+) -> Model:
+    """Make a model with the tensors of a checkpoint.
+
+    Args:
+        make: Makes the model; takes `device`, `num_classes` and `in_chans`.
+        recipe: Of the model.
+        state_dict: The checkpoint; its tensors become those of the model where dtype and device agree.
+        headless: The classifier is not wanted: the checkpoint may have any classifier or none.
+        device: Where the model is wanted.
+
+    Raises:
+        WeightsError: Keys are missing, unknown or misshaped; the message names them. Nothing was loaded.
+    """
+    model = make(device="meta")
+    source = _source_arguments(model, headless=headless)
+    whole = source == {"num_classes": model.num_classes, "in_chans": model.in_chans} and not _label_offset(model)
+    if whole and _assigned(model, _fitted(recipe, model, model, state_dict, headless=headless), device):
+        return model
+    return _copied(make, recipe, state_dict, source, headless=headless, device=device)
+
+
+def _copied(
+    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], source: dict[str, int], *, headless: bool, device: Any
+) -> Model:
+    """The model as timm initialises it, with the tensors copied: for a new classifier, other channels of images."""
+    model = make() if device is None else make(device=device)
+
+    def fit(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+        origin = make(device="meta", **source)
+        return _adapted(_fitted(recipe, model, origin, state_dict, headless=headless), model)
+
+    cfg = {**model.pretrained_cfg, "state_dict": state_dict, "source": ""}
+    classes = 0 if headless else model.num_classes
+    timm_load_pretrained(model, cfg, num_classes=classes, in_chans=model.in_chans, filter_fn=fit)
+    return model
+
+
+def _source_arguments(model: Model, *, headless: bool) -> dict[str, int]:
+    """Classes and channels of the model that a checkpoint is of."""
+    cfg = model.pretrained_cfg
+    channels = (cfg.get("input_size") or (3,))[0]
+    if headless or model.num_classes != cfg.get("num_classes"):
+        return {"num_classes": 0, "in_chans": channels}
+    return {"num_classes": cfg["num_classes"] + _label_offset(model), "in_chans": channels}
+
+
+def _label_offset(model: Model) -> int:
+    return model.pretrained_cfg.get("label_offset") or 0
+
+
+def _fitted(
+    recipe: Recipe, model: Model, origin: Model, state_dict: dict[str, Tensor], *, headless: bool
+) -> dict[str, Tensor]:
+    """The checkpoint in the format of `origin`: base tensors bit-identical, tensors of missing edits the identity."""
+    state_dict = recipe.in_timms_names(state_dict, model)
+    if model.pretrained_cfg.get("tag") == "fcmae":  # published without the norm of the head
+        state_dict = {**{k: v for k, v in model.state_dict().items() if k.startswith("head.")}, **state_dict}
+    if origin.num_classes == 0:
+        heads = _classifiers(model)
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(heads)}
+    expected = origin.state_dict()
+    if same_shapes(state_dict, expected):
+        return state_dict
+    try:
+        if not origin.edits:
+            raise ValueError(mismatch(state_dict, expected))
+        return origin.lineage.fitted(state_dict, origin.num_classes)
+    except ValueError as error:
+        name = model.pretrained_cfg.get("architecture", type(model).__name__)
+        raise WeightsError(f"these weights do not fit {name}, nothing was loaded: {error}") from error
+
+
+def _classifiers(model: Model) -> tuple[str, ...]:
+    """First parts of the keys of the classifiers."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    return tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+
+
+def _assigned(model: Model, state_dict: dict[str, Tensor], device: Any) -> bool:
+    """Let tensors be those of a model that has none, converted to its dtypes; whether none is missing then."""
+    if any(value.is_meta for value in state_dict.values()):
+        return False
+    wanted = model.state_dict()
+    given = {key: value.to(device=device or "cpu", dtype=wanted[key].dtype) for key, value in state_dict.items()}
+    model.load_state_dict(given, strict=True, assign=True)
+    return not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+
+
+def _adapted(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
+    """Branches beside the first conv with the channels of timm's `in_chans`; timm itself adapts the conv alone."""
+    expected, first = model.state_dict(), f"{model.pretrained_cfg.get('first_conv')}.branches."
+    for key, value in state_dict.items():
+        if key.startswith(first) and value.shape != expected[key].shape:
+            state_dict[key] = adapt_input_conv(model.in_chans, value)
+    return state_dict
