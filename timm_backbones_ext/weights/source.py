@@ -1,5 +1,6 @@
 """Where pretrained weights come from: a checked safetensors file from the Hub or a folder; never a pickle."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
     """
     kind, location = resolve_pretrained_source(cfg)
     if kind == "state_dict":
-        return {key: value.clone() for key, value in location.items()}  # the caller's tensors stay the caller's
+        return copy.deepcopy(location)  # the caller's tensors stay the caller's
     if kind == "hf-hub":
         return _read(_from_hub(cfg, location, cache_dir), str(cfg["hf_hub_id"]))
     if kind == "local-dir":
