@@ -57,7 +57,7 @@ def test_an_edit_of_another_family_names_those_that_fit() -> None:
 
 
 def test_a_model_of_no_known_family_is_refused() -> None:
-    with pytest.raises(ValueError, match="one of the families resnet"):
+    with pytest.raises(ValueError, match="one of the families convnext"):
         tbx.edit(timm.create_model("test_vit"), "in_chans(5)")
 
 
