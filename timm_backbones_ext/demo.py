@@ -28,7 +28,7 @@ from ._output import heading, progress, table
 from ._types import Model
 from .fingerprint import TOLERANCE
 from .hub import save
-from .hub.local import LocalHub
+from .local_hub import LocalHub
 from .viz import feature_maps, load_photo, photo_maps
 
 __all__ = ["DemoError", "run_demo"]

@@ -20,7 +20,6 @@ import pytest
 from faulty import FaultyHub
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-
 from timm_backbones_ext.hub.fsck import fsck
 from timm_backbones_ext.hub.local import LocalHub, parse_token, serve
 from timm_backbones_ext.hub.store import Conflict, File, NotFound, Store, checked_path
