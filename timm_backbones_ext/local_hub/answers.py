@@ -57,11 +57,11 @@ def add_last_commits(
             item["lastCommit"] = {"id": commit.oid, "title": commit.title, "date": iso(commit.date)}
 
 
-def commit_entry(commit: Commit) -> dict[str, Any]:
+def commit_entry(commit: Commit, formatted: bool) -> dict[str, Any]:
     """A commit as the history of a repo lists it."""
     text: dict[str, Any] = {"title": commit.title, "message": commit.message}
-    text["formatted"] = {key: escape(line) for key, line in text.items()}
-    return {"id": commit.oid, **text, "authors": [{"user": commit.author}], "date": iso(commit.date)}
+    html = {"formatted": {key: escape(line) for key, line in text.items()}} if formatted else {}
+    return {"id": commit.oid, **text, **html, "authors": [{"user": commit.author}], "date": iso(commit.date)}
 
 
 def refs(known: Mapping[str, str]) -> dict[str, Any]:

@@ -177,12 +177,12 @@ class LocalHub:
             file.write_text("\n".join(lines))
             self.options["tokens_file"] = str(file)
         command = [sys.executable, "-c", _LIGHT, str(Path(__file__).parents[1]), str(self.script)]
-        self._process: Any = subprocess.Popen(
+        self.process: Any = subprocess.Popen(
             [*command, json.dumps(self.options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        watchdog = threading.Timer(START_SECONDS, self._process.kill)
+        watchdog = threading.Timer(START_SECONDS, self.process.kill)
         watchdog.start()
-        line = self._process.stdout.readline()
+        line = self.process.stdout.readline()
         watchdog.cancel()
         if not line:
             self.__exit__()
@@ -191,13 +191,13 @@ class LocalHub:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        self.process.stdin.close()
         try:
-            self._process.wait(timeout=10)
+            self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
         self.scratch.cleanup()
 
 

@@ -218,19 +218,21 @@ class Hub(Uploads):
 
     def commits(self, call: Call) -> Response:
         commits = self.store.history(call.repo, self.revision(call))
-        return JSONResponse([answers.commit_entry(commit) for commit in commits])
+        formatted = call.query.get("expand[]") == "formatted"
+        return JSONResponse([answers.commit_entry(commit, formatted) for commit in commits])
 
     def resolve(self, call: Call) -> Response:
-        """A file, or a redirect to the storage for one in LFS."""
+        """A file; one in LFS by a redirect to the second port, if there is one: the client wants another origin."""
         oid, path = self.revision(call), call.part("path")
         file = self.store.files(call.repo, oid).get(path)
         headers = {"X-Repo-Commit": oid}
         if file is None:
             raise Refused(404, "EntryNotFound", f"{path} is not in {call.repo}@{call.part('revision')}", **headers)
         headers |= {"ETag": f'"{file.etag}"', "Accept-Ranges": "bytes"}
-        if not file.lfs:
+        if file.lfs:
+            headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
+        if not (file.lfs and self.storage_port):
             return FileResponse(self.store.blobs.path(file.sha256), headers=headers, media_type="text/plain")
-        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
         return Response(status_code=302, headers={**headers, "Location": self.link(call, "GET", file.sha256)})
 
     # branches, tags and discussions
