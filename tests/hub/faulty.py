@@ -57,6 +57,18 @@ class Faults:
         place = scope["raw_path"].decode().replace(rule["from"], rule["to"], 1)
         await reply(send, 307, b"", [(b"location", place.encode())])
 
+    async def xet(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """A file as the Hub offers it that serves Xet; a local Hub serves none."""
+        place = f"http://{dict(scope['headers'])[b'host'].decode()}/xet-read-token"
+        more = [(b"x-xet-hash", b"0" * 64), (b"link", f'<{place}>; rel="xet-auth"'.encode())]
+
+        async def offered(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        await self.app(scope, receive, offered)
+
     async def taken(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """Take what is sent, in place of the Hub; what was asked for holds it."""
         self.seen[-1].append((await whole(receive)).decode())

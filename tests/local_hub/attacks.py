@@ -215,7 +215,7 @@ def _nested(hub: LocalHub) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    cards = [deep[:60_000], "{a: " * 15_000, wide[:720_000], wide[:60_000], "x: " + "'" * 50_000, "- a\n- b"]
+    cards = [deep[:60_000], "{a: " * 15_000, wide[:720_000], wide[:60_000], "x: '" + "a" * 50_000, "- a\n- b"]
     for text in cards:
         status, _, _ = ask(hub, "POST", "/api/validate-yaml", {"content": f"---\n{text}\n---\n"}, None)
         assert status == 400 or text == wide[:60_000], f"{text[:20]}: {status}"

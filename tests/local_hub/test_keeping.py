@@ -83,7 +83,6 @@ def test_a_kill_in_the_middle_of_a_pull_request_leaves_a_hub_that_goes_on(store:
 
 def acknowledged(hub: LocalHub, seconds: float, number: int) -> list[str]:
     """Commit until the server is killed; the commits that it has confirmed."""
-    threading.Timer(seconds, hub.process.kill).start()
     oids: list[str] = []
     try:
         while True:
@@ -93,6 +92,8 @@ def acknowledged(hub: LocalHub, seconds: float, number: int) -> list[str]:
                 hub, "POST", "/api/models/me/a/commit/main", "\n".join(map(json.dumps, lines)).encode()
             )
             assert status == 200
+            if not oids:
+                threading.Timer(seconds, hub.process.kill).start()
             oids.append(answer["commitOid"])
     except (OSError, HTTPException):
         return oids
@@ -104,7 +105,7 @@ def killed_servers(root: Path, times: int) -> int:
     oids = []
     for number in range(times):
         with LocalHub(root) as hub:
-            oids += acknowledged(hub, 0.1 + 0.02 * number, number)
+            oids += acknowledged(hub, 0.05 + 0.02 * number, number)
     history = {commit.oid for commit in Store(root).history("me/a", Store(root).resolve("me/a", "main"))}
     assert set(oids) <= history
     assert fsck(root) == []
