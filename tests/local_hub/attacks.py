@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import lz4.frame
@@ -195,7 +196,11 @@ def _bodies(hub: LocalHub) -> int:
                 status = int(wire.recv(4096).split()[1])
             assert status in (401, 413), f"{path}: {status}"
             count += 1
-    return count
+    endless = ask(
+        hub, "POST", "/api/repos/create", iter([b" " * 50_000] * 3), "mine", **{"Transfer-Encoding": "chunked"}
+    )
+    expect(413, endless)
+    return count + 1
 
 
 @attack("JSON and YAML that are large or nested 100,000 deep", "400; others are answered within a second meanwhile")
@@ -238,21 +243,35 @@ def _shards(hub: LocalHub) -> int:
         shard(NAME, *[(NAME, 100_000, 0, 1)] * 3, (NAME, 0xFFFFFFF, 0, 60_000)),
         shard(NAME, (NAME, 100_000, 0, 1)),
         shard(NAME, (NAME, 99_999, 0, 1)),
-        shard(NAME, ("b" * 64, 10, 0, 1)),
+        shard(NAME, ("c" * 64, 10, 0, 1)),
         b"\0" * 10_000,
     ]
     start = time.perf_counter()
     for body in shards:
         expect(400, ask(hub, "POST", f"{url}/v1/shards", body, token))
+    big = "b" * 64
+    packed = xorb(lz4.frame.compress(bytes(MB)), kind=1, size=MB)
+    expect(200, ask(hub, "POST", f"{url}/v1/xorbs/default/{big}", packed, token))
+    found = ask(hub, "POST", f"{url}/v1/shards", shard(NAME, *[(big, MB, 0, 1)] * 600), token)
+    expect(400, found)
+    assert "the shard makes 629145600 bytes of content" in found[1]["error"]
     assert time.perf_counter() - start < 5
     assert hub.store.blobs.size(NAME) is None
-    return len(shards)
+    return len(shards) + 1
+
+
+def most_memory(hub: LocalHub) -> int:
+    """The most bytes of memory that the server has had; 0 where the system does not tell."""
+    status = Path(f"/proc/{hub.process.pid}/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
 
 
 @attack("Xet: xorbs that unpack to more than they say, or are damaged", "400 when the shard arrives")
 def _xorbs(hub: LocalHub) -> int:
     repo, bomb = repo_of(hub, "xorbs"), lz4.frame.compress(bytes(200 * MB))
     url, token = xet(hub, repo, "mine")
+    before = most_memory(hub)
     cases = [xorb(bomb[: 1 << 20], kind=1, size=1000), xorb(b"no lz4", kind=1), xorb(b"x", kind=9), xorb(b"x" * 5)[:-2]]
     cases += [xorb(b"x", size=8 << 20), b"", b"\0"]
     for number, content in enumerate(cases):
@@ -261,6 +280,7 @@ def _xorbs(hub: LocalHub) -> int:
         if found[0] == 200:
             found = ask(hub, "POST", f"{url}/v1/shards", shard(NAME, (name, 1000 if number == 0 else 6, 0, 1)), token)
         expect(400, found)
+    assert most_memory(hub) - before < 100 * MB
     return len(cases)
 
 

@@ -30,7 +30,7 @@ def ask(
     """Status, body and headers of an answer; a body that is no bytes goes as JSON, and paths go as they are."""
     place = urlsplit(path if path.startswith("http") else hub.endpoint + path)
     connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=30)
-    sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    sent = json.dumps(body).encode() if isinstance(body, (dict, list, str)) else body
     authorization = {"Authorization": f"Bearer {token}"} if token else {}
     query = f"?{place.query}" if place.query else ""
     try:

@@ -129,9 +129,9 @@ def test_trees_list_folders_and_unknown_folders_are_errors(client: HfApi) -> Non
     nested(client)
     here = {item.path: type(item) for item in client.list_repo_tree("me/a")}
     assert here == {".gitattributes": RepoFile, "keep.txt": RepoFile, "folder": RepoFolder}
-    below = {item.path: type(item) for item in client.list_repo_tree("me/a", "folder", recursive=True)}
-    assert below.pop("folder/deep") is RepoFolder
-    assert below.keys() == {"folder/a.txt", "folder/b.bin", "folder/deep/c.txt"}
+    below = {item.path: type(item) for item in client.list_repo_tree("me/a", recursive=True)}
+    assert (below.pop("folder/deep"), below.pop("folder")) == (RepoFolder, RepoFolder)
+    assert below.keys() == {".gitattributes", "keep.txt", "folder/a.txt", "folder/b.bin", "folder/deep/c.txt"}
     for path in ("absent", "keep.txt", "fold"):
         with pytest.raises(EntryNotFoundError):
             list(client.list_repo_tree("me/a", path))
