@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,6 +169,21 @@ def test_other_machines_are_let_in_only_on_purpose_with_tokens_and_a_warning(tmp
         assert server.stdout.readline().startswith('{"endpoint": "http://0.0.0.0:')
         server.terminate()
         assert "Warning: plain HTTP. The network can read tokens" in server.communicate(timeout=30)[1]
+
+
+def test_one_who_waits_for_the_disk_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    with LocalHub(tmp_path) as hub:
+        api(hub).create_repo("me/a")
+        with hub.store.database(write=True):  # as a mirror that writes for a while
+            waiting = threading.Thread(target=api(hub).create_tag, args=("me/a",), kwargs={"tag": "v1"})
+            waiting.start()
+            time.sleep(0.5)
+            start = time.perf_counter()
+            assert ask(hub, "GET", "/api/models/me/a")[0] == 200
+            assert time.perf_counter() - start < 1
+            assert waiting.is_alive()
+        waiting.join()
+        assert api(hub).list_repo_refs("me/a").tags[0].name == "v1"
 
 
 def test_a_folder_has_one_server(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class Hub(Uploads):
 
     def settings(self, call: Call) -> Response:
         asked = call.asked
-        if False:
+        if asked.entries.get("gated"):
             raise Refused(501, "NotImplemented", NO_GATES)
         visibility = asked.text("visibility", "private" if asked.get("private", bool, False) else "public")
         if {"visibility", "private"} & asked.entries.keys():
