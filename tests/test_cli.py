@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -134,7 +135,7 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         (["list", "--family", "resnets"], "did you mean 'resnet'"),
         (["run", "absent.py"], "no script"),
         (["hub", "serve", "root", "--host", "0.0.0.0"], "needs allow_remote=True and tokens"),
-        (["hub", "serve", "root", "--token", "x"], "expected TOKEN=USER"),
+        (["hub", "serve", "root", "--tokens", "absent"], "does not exist"),
         (["list", "--edit", "dnc"], "dnc"),
         (["nonsense"], "No such command"),
     ],
@@ -158,15 +159,16 @@ def test_push_pull_and_verify_work_together(folder: Path) -> None:
     assert said["levels"].keys() == {*(f"level {i}" for i in range(5)), "logits"}
 
 
-@pytest.mark.usefixtures("local_hub")
-def test_push_makes_branches_pull_requests_tags_and_private_gated_repos(folder: Path) -> None:
+def test_push_makes_branches_pull_requests_tags_and_private_gated_repos(folder: Path, local_hub: Any) -> None:
     def push(*args: str) -> dict:
         return json.loads(output("push", str(folder), repo, *args, "--json"))
 
     api, repo = HfApi(), "me/all-options"
+    local_hub.faults({"kind": "taken", "where": "/settings"})
     first = push("--private", "--gated", "manual", "--tag", "v1")["commit"]
+    assert '{"gated":"manual"}' in [seen[-1] for seen in local_hub.faults()]
     info = api.model_info(repo, revision="v1")
-    assert (info.sha, info.private, info.gated) == (first, True, "manual")
+    assert (info.sha, info.private) == (first, True)
     api.delete_file("README.md", repo)
     branch = push("--branch", "dev")["commit"]
     assert api.repo_info(repo, revision="dev").sha == branch
