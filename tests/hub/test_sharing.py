@@ -50,7 +50,7 @@ def test_what_is_pulled_computes_what_was_pushed(model: torch.nn.Module, repo: s
 def test_one_commit_holds_everything_and_no_pickle(model: torch.nn.Module, repo: str) -> None:
     tbx.push_to_hub(model, repo)
     assert len(HfApi().list_repo_commits(repo)) == 2  # the first one is empty
-    files = ["README.md", "config.json", "fingerprint.safetensors", "model.safetensors"]
+    files = ["README.md", "SHA256SUMS", "config.json", "fingerprint.safetensors", "model.safetensors"]
     assert sorted(HfApi().list_repo_files(repo)) == files
 
 
@@ -116,9 +116,9 @@ def test_pushing_without_a_token_says_how_to_get_one(model: torch.nn.Module, rep
 
 @pytest.mark.parametrize("bad", ["no spaces here", "a/b/c", "me/", "-x/y"])
 def test_a_repo_id_that_is_none_is_refused_before_any_work(bad: str) -> None:
-    with pytest.raises(tbx.HubError, match="no repo id"):
+    with pytest.raises(tbx.HubError, match="is not a valid repo id"):
         tbx.push_to_hub(None, bad)
-    with pytest.raises(tbx.HubError, match="no repo id"):
+    with pytest.raises(tbx.HubError, match="is not a valid repo id"):
         tbx.pull(bad)
 
 
