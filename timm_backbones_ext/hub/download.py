@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from .._digest import sha256_of
-from ..errors import HubError
+from ..errors import HubError, WeightsError
 from ..fingerprints import Fingerprint, Report
 from ..saving.checks import check_config, check_weights
 from ..saving.folder import check_folder, saved_fingerprint
@@ -119,8 +119,13 @@ def _report(folder: Path, place: str) -> Report:
         return check_folder(folder)
     except (HubError, FileNotFoundError):
         raise
-    except Exception as error:  # of timm's loader
-        raise HubError(f"{place}: {WEIGHTS}: {error}") from error
+    except WeightsError as error:
+        raise HubError(f"{place}: {error}") from error
+    except Exception as error:  # raised by timm's own loader
+        raise HubError(
+            f"{place}: {WEIGHTS} does not fit any model that this version can build "
+            f"({type(error).__name__}: {error}); nothing was loaded"
+        ) from error
 
 
 def locked(
