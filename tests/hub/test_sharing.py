@@ -201,6 +201,8 @@ def test_without_a_network_the_cache_is_used_or_the_error_says_what_lacks(model:
     tbx.pull(repo)
     script = f"""
 import timm_backbones_ext as tbx
+from timm_backbones_ext.transport import PATIENCE
+PATIENCE.first_wait = 0.01
 print(tbx.verify({repo!r}).same, tbx.verify({repo!r}, revision={commit!r}).same)
 try:
     tbx.pull({repo!r}, revision="v9")

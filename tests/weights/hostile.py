@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["HOSTILE"]
+__all__ = ["HARMLESS", "HOSTILE"]
 
 VIT, SWIN, EVA, BEIT = (
     "vit_tiny_patch16_224",
@@ -26,11 +26,14 @@ CFG = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "num_cl
 
 
 def args(architecture: str, **model_args: Any) -> dict[str, Any]:
-    return {"architecture": architecture, "num_classes": 10, "model_args": model_args, "pretrained_cfg": CFG}
+    fixed = not architecture.startswith("ext_")  # convolutional nets take no size
+    about = {**CFG, "fixed_input_size": fixed}
+    return {"architecture": architecture, "num_classes": 10, "model_args": model_args, "pretrained_cfg": about}
 
 
 def cfg(architecture: str, **entries: Any) -> dict[str, Any]:
-    return {**args(architecture), "pretrained_cfg": {**CFG, **entries}}
+    content = args(architecture)
+    return {**content, "pretrained_cfg": {**content["pretrained_cfg"], **entries}}
 
 
 def nested(count: int, start: str, end: str) -> str:
@@ -91,6 +94,7 @@ HOSTILE: dict[str, Any] = {
     # JSON that is built to be expensive
     "100,000 brackets": nested(100_000, "[", "]"),
     "100,000 objects": nested(100_000, '{"a":', "") + "1" + "}" * 100_000,
+    "9,000 brackets": nested(9_000, "[", "]"),
     "900 brackets": args(VIT, norm_layer=json.loads("[" * 400 + "]" * 400)),
     "3 MB of brackets side by side": f'{{"architecture": "ext_resnet18", "x": [{"[]," * 1_000_000}[]]}}',
     "5 MB of blanks": " " * 5_000_000 + "{}",
@@ -108,6 +112,18 @@ HOSTILE: dict[str, Any] = {
     "another loader": cfg(VIT, custom_load=True),
     "code": args(RESNET, edits=["__import__('os').system('true')"]),
 }
+
+
+HARMLESS = {
+    "9,999 heads of width 1",
+    "an image of 2,000 pixels in windows",
+    "a window of 1,000",
+    "patches of one pixel",
+    "10,000 register tokens",
+    "900 stages",
+    "stem width 10,000",
+}
+"""Odd models that are no larger than others, which the check lets pass."""
 
 
 def main() -> None:

@@ -1,16 +1,15 @@
-"""Checks of a saved backbone before anything of it is loaded. Models are built on `meta`, so they cost no memory."""
+"""Checks of a saved backbone: that its config and its weights make a model. Each builds the model once."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 
 from ..errors import HubError, WeightsError
 from ..weights.config import read_config
-from ..weights.files import WEIGHTS, read_header
+from ..weights.files import WEIGHTS
 from ..weights.limits import bounded
 
 __all__ = ["check_config", "check_weights"]
@@ -29,15 +28,13 @@ def check_config(path: Path, place: str) -> None:
 
 
 def check_weights(folder: Path, place: str) -> None:
-    """Check that the header of the weights names the tensors of the model with their shapes; one build, no memory.
+    """Check that the weights are the tensors of the model, by loading them once; they are mapped and not copied.
 
     Raises:
-        HubError: It does not, or the file is damaged.
+        HubError: They are not, or the file is damaged.
     """
-    with _named(folder / WEIGHTS, place), bounded(place), torch.device("meta"):
-        header = read_header(folder / WEIGHTS)
-        overlay: dict[str, Any] = {"source": "", "state_dict": header}
-        timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay, device="meta")
+    with _named(folder / WEIGHTS, place), bounded(place):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
 @contextmanager
@@ -45,9 +42,9 @@ def _named(path: Path, place: str) -> Generator[None]:
     """Turn any error that timm raises while building into a HubError that names the file."""
     try:
         yield
-    except HubError:
-        raise
-    except WeightsError as error:
+    except (HubError, WeightsError) as error:
+        if str(error).startswith(place):
+            raise
         raise HubError(f"{place}: {error}") from error
     except Exception as error:
         raise HubError(

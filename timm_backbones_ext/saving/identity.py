@@ -51,27 +51,29 @@ def identify(model: Model) -> Identity:
         ValueError: The wrapper holds no full model, or the model is edited and its base has no `ext_` name here.
     """
     full = unwrap(model)
+    around = _around(model, full)
     architecture, base, edits, extra = _named(full)
     return Identity(
         model=full,
-        wrappers=_wrappers(model, full),
+        wrappers=tuple(type(item).__name__ for item in around),
         architecture=architecture,
         base=base,
         tag=full.pretrained_cfg.get("tag"),
         edits=edits,
         extra=extra,
-        args=MappingProxyType({**_created_with(model), **_created_with(full)}),
+        args=MappingProxyType({key: value for item in (*around, full) for key, value in _created_with(item).items()}),
         sharded=any(isinstance(value, DTensor) for value in full.state_dict().values()),
     )
 
 
-def _wrappers(model: Model, full: Model) -> tuple[str, ...]:
+def _around(model: Model, full: Model) -> list[Model]:
+    """The wrappers around a full model, outermost first."""
     found = []
     while model is not full:
-        found.append(type(model).__name__)
+        found.append(model)
         inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
         model = full if inner is None else inner
-    return tuple(found)
+    return found
 
 
 def _created_with(model: Model) -> dict[str, Any]:

@@ -56,7 +56,9 @@ def as_plain_timm(found: Identity) -> Identity:
 def _twin(found: Identity, name: str, **kwargs: Any) -> Model:
     """A new model of another name with the same tensors."""
     model = found.model
-    args = {"num_classes": model.num_classes, "in_chans": model.in_chans, **found.args, **kwargs}
+    args = {"in_chans": model.in_chans, **found.args, **kwargs, "num_classes": model.num_classes}
+    if any(edit.startswith("in_chans") for edit in found.edits):
+        del args["in_chans"]
     twin: Model = timm.create_model(name, **args)
     twin.load_state_dict(tensors(model), strict=True, assign=True)
     twin.pretrained_cfg = twin.default_cfg = {**model.pretrained_cfg, "architecture": name}

@@ -24,8 +24,8 @@ LARGEST_ARGUMENT = 10_000
 """The largest argument of a model: a width."""
 LARGEST_SIDE = 2_048
 """Pixels of an image's side; tables of positions grow with its fourth power."""
-LARGEST_DEPTH = 40
-"""Lists inside lists."""
+LARGEST_DEPTH, LARGEST_COUNT = 40, 10_000
+"""Lists inside lists, and lists and objects in all."""
 
 
 def read_config(path: Path, place: str) -> dict[str, Any]:
@@ -60,7 +60,10 @@ def _parsed(path: Path, place: str) -> Any:
     if (size := path.stat().st_size) > LARGEST_CONFIG:
         raise HubError(f"{place}: {path.name} has {size:,} bytes; expected at most {LARGEST_CONFIG:,}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if (count := text.count("[") + text.count("{")) > LARGEST_COUNT:
+            raise HubError(f"{place}: {path.name} has {count:,} lists and objects; expected at most {LARGEST_COUNT:,}")
+        return json.loads(text)
     except RecursionError as error:
         raise HubError(f"{place}: {path.name} is nested too deeply; nothing was loaded") from error
     except ValueError as error:
@@ -78,7 +81,8 @@ def _require_small(config: Mapping[str, Any]) -> None:
         if found:
             raise ValueError(f"has {found[0]}, and no backbone has so many of anything")
     for key, value in _numbers(config.get("model_args")):
-        if not 0 <= value <= (limit := LARGEST_SIDE if key == "img_size" else LARGEST_ARGUMENT):
+        limit = LARGEST_SIDE if key == "img_size" else LARGEST_ARGUMENT
+        if not 0 <= value <= limit:
             raise ValueError(f"has model_args {key} {value}; expected 0 to {limit}, and no backbone has so many")
     for cfg in (config, config.get("pretrained_cfg")):
         for key in ("input_size", "test_input_size", "min_input_size"):
