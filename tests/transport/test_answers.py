@@ -135,7 +135,7 @@ def test_a_commit_that_was_not_asked_for_is_refused_and_not_remembered(server: S
     """A branch with the name of a full commit sha: the Hub answers with another commit."""
     other = {"id": REPO, "sha": "1" * 40, "siblings": [{"rfilename": NAME, "size": 1, "blobId": SHA}]}
     server.answers.append(Answer(f"/revision/{SHA}", body=json.dumps(other).encode()))
-    with pytest.raises(tbx.HubError, match=rf"asked for commit {SHA}, and the Hub answered with commit 1111"):
+    with pytest.raises(tbx.HubError, match=rf"asked for commit {SHA}, and the Hub answered with 1111"):
         Repo(REPO, SHA, cache_dir=tmp_path).file(NAME)
     assert not list(tmp_path.rglob("refs/*"))
     assert not list(tmp_path.rglob("snapshots/*"))

@@ -92,6 +92,8 @@ def _from_folder(
         preflight(folder)
     elif label_names is not None:
         write_labels(folder, label_names)
+    if as_timm or label_names is not None:
+        (folder / SIGNATURE).unlink(missing_ok=True)  # it was made for other files
     if not as_timm and (card or metrics or label_names is not None or not old):
         write_card(found, folder, **texts)
     new = (folder / CARD).read_text(encoding="utf-8")

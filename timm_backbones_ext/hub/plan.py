@@ -166,12 +166,12 @@ def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
 
 
 def _tensors(remote: Repo, folder: Path) -> list[str]:
-    """Tensors that come, go or change their shape; only the header of the repo's file is read."""
+    """Tensors that are added, removed or reshaped; only the header of the repo's file is read."""
     api = HfApi(token=remote.token, **CLIENT)
     try:
         there = persist(lambda: api.parse_safetensors_file_metadata(remote.id, WEIGHTS, revision=remote.commit)).tensors
     except (HfHubHTTPError, ValueError) as error:
-        return [f"weights: what the repo holds cannot be compared ({error})"]
+        return [f"weights: the repo's file cannot be compared ({error})"]
     before = {key: tuple(info.shape) for key, info in there.items()}
     after = {key: tuple(value.shape) for key, value in read_header(folder / WEIGHTS).items()}
     lines = [f"weights: + {key} {after[key]}" for key in after.keys() - before.keys()]

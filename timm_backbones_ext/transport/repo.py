@@ -176,7 +176,7 @@ class Repo:
             return
         if self._commit not in (None, came):
             raise HubError(
-                f"{self.place}: asked for commit {self._commit}, and the Hub answered with commit {came}. "
+                f"{self.place}: asked for commit {self._commit}, and the Hub answered with {came}. "
                 "A branch or tag may have the name of a commit; nothing was loaded"
             )
         if self._commit is None and known != came:

@@ -94,7 +94,7 @@ def _where_config_came_from(repo_id: str, revision: str, cache_dir: str | Path |
     came = Path(read).parent.name
     if Repo.is_commit(revision) and came != revision:
         raise HubError(
-            f"{repo_id}@{revision}: asked for this commit, and the Hub answered with commit {came}. "
+            f"{repo_id}@{revision}: asked for this commit, and the Hub answered with {came}. "
             "A branch or tag may have the name of a commit; nothing was loaded"
         )
     repo, content = Repo(repo_id, came, cache_dir=cache_dir), Path(read).read_bytes()
