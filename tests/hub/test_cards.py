@@ -94,7 +94,7 @@ def test_a_card_whose_metadata_cannot_be_read_is_left_alone(repo: str, old: str,
     store = local_hub.store  # the Hub refuses such a card, and may hold it from elsewhere
     card = File("README.md", store.put(old.encode()), len(old), git_blob_id(old.encode()), lfs=False)
     store.commit(repo, "heads/main", title="theirs", add={card.path: card})
-    with pytest.raises(ValueError, match=r"metadata that cannot be read .* mend it there first"):
+    with pytest.raises(ValueError, match=r"metadata that cannot be read .* correct it there first"):
         tbx.push_to_hub(make(), repo)
     assert HfApi().list_repo_files(repo) == ["README.md"]
 

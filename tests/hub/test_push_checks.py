@@ -177,7 +177,9 @@ def test_a_folder_is_pushed_with_the_labels_fields_and_results_that_are_asked_fo
     assert sha256_of(pulled / "config.json") in card.text
     assert tbx.verify(repo).same
     tbx.push_to_hub(folder, repo, card={"license": "apache-2.0"}, metrics={"accuracy": 0.5})
-    assert ModelCard.load(HfApi().hf_hub_download(repo, "README.md")).data.license == "apache-2.0"
+    card = ModelCard.load(HfApi().hf_hub_download(repo, "README.md"))
+    assert card.data.license == "apache-2.0"
+    assert card.text.count("On four cards.") == 1
 
 
 def test_a_folder_is_pushed_as_plain_timm_or_refused(repo: str, tmp_path: Path) -> None:

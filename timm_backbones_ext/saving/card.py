@@ -106,25 +106,32 @@ def _metadata(found: Identity, fields: Mapping[str, Any], metrics: Mapping[str, 
 
 
 def merge_cards(old: str, new: str) -> str:
-    """The new card, with the user's own sections and metadata from the old card.
+    """The new card, with the user's own metadata and sections: those of the old card, else those of the new one.
 
     Raises:
         ValueError: The metadata of the old card cannot be read.
     """
-    after = ModelCard(new)
-    ours, kept, head, tail = after.data.to_dict(), {}, "", ""
+    after = _parsed(new)
+    ours, kept = after.data.to_dict(), {}
+    head, generated, tail = _parts(after.text)
     if old.strip():
         before = _parsed(old)
         kept = {key: value for key, value in before.data.to_dict().items() if key not in ours}
-        head, begin, rest = before.text.partition(BEGIN)
-        _, end, tail = rest.partition(END)
-        if not (begin and end):  # a card that this package did not write
-            head, tail = "", before.text
-    generated = after.text[after.text.index(BEGIN) : after.text.index(END) + len(END)]
+        above, _, below = _parts(before.text)
+        if above or below:
+            head, tail = above, below
     after.data = ModelCardData(**kept, **ours)
-    parts = [part.strip() for part in (head, generated, tail)]
-    after.text = "\n" + "\n\n".join(filter(None, parts)) + "\n"
+    after.text = "\n" + "\n\n".join(filter(None, (head, generated, tail))) + "\n"
     return str(after)
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """The user's text above the marks, the text between them, and the user's text below; all below without marks."""
+    head, begin, rest = text.partition(BEGIN)
+    generated, end, tail = rest.partition(END)
+    if not (begin and end):
+        return "", "", text.strip()
+    return head.strip(), f"{BEGIN}{generated}{END}", tail.strip()
 
 
 def card_fields(text: str) -> tuple[dict[str, Any], dict[str, float]]:
