@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
+from timm_backbones_ext.fingerprints import digest
 
 NAMES = ["resnet18", "convnext_atto", "efficientnet_b0"]
 
@@ -147,3 +150,71 @@ def test_a_file_that_is_no_fingerprint_is_named(content: bytes, tmp_path: Path) 
 def test_a_model_that_is_not_timms_is_refused() -> None:
     with pytest.raises(ValueError, match="expected a timm model"):
         tbx.fingerprint(nn.Conv2d(3, 3, 3))
+
+
+def test_a_newer_format_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    tbx.fingerprint(timm.create_model("resnet18")).save(path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {"statistics": file.get_tensor("statistics")}
+    save_file(tensors, path, metadata={**metadata, "format": "2"})
+    with pytest.raises(ValueError, match=r"expected fingerprint format 1; got 2. Upgrade the package"):
+        tbx.Fingerprint.load(path)
+
+
+def test_a_difference_of_three_in_ten_thousand_is_seen_and_one_in_a_million_is_not() -> None:
+    model = testing.calibrate(timm.create_model("resnet18"))
+    for factor, same in ((1 + 3e-4, False), (1 + 1e-6, True)):
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            changed.conv1.weight.mul_(factor)
+        report = tbx.compare(model, changed)
+        assert report.same == same, report
+        assert report.tolerance == 1e-4
+
+
+def test_a_padding_that_differs_on_odd_sides_alone_is_seen() -> None:
+    """TensorFlow's 'same' padding and its fixed form agree on sides that 32 divides."""
+    model = testing.calibrate(timm.create_model("tf_efficientnet_b0")).eval()
+    changed = tbx.edit(copy.deepcopy(model), "static_pad").eval()
+    even = testing.image(model, 64, 64)
+    torch.testing.assert_close(changed(even), model(even))
+    assert not tbx.compare(model, changed).same_function
+
+
+def test_the_digest_covers_keys_shapes_and_dtypes() -> None:
+    model = timm.create_model("resnet18", num_classes=4)
+    others = [copy.deepcopy(model) for _ in range(3)]
+    others[0].fc.weight = nn.Parameter(others[0].fc.weight.detach().reshape(512, 4))
+    others[1].fc.weight = nn.Parameter(others[1].fc.weight.detach().double())
+    others[2].fc.register_buffer("scale", torch.ones(1))
+    digests = {digest(item) for item in (model, *others)}
+    assert len(digests) == 4
+
+
+class Twice(nn.Module):
+    """The smallest timm-like model that uses one module twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.act = nn.ReLU()
+        self.second = 1.0
+        self.in_chans, self.num_classes, self.feature_info = 3, 0, []
+        self.pretrained_cfg: dict = {}
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.conv(self.act(self.conv(x)) * self.second))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward_features(x)
+
+
+def test_a_module_that_is_used_twice_is_described_twice() -> None:
+    model = Twice()
+    found = tbx.fingerprint(model)
+    assert {"conv", "conv'", "act", "act'"} <= set(found.names)
+    changed = copy.deepcopy(model)
+    changed.second = 2.0
+    report = tbx.compare(model, changed)
+    assert report.first == "conv'", "the first use is the same"

@@ -28,6 +28,9 @@ from .fingerprints import compare as compare
 from .fingerprints import fingerprint as fingerprint
 from .hub.download import pull as pull
 from .hub.download import verify as verify
+from .hub.locking import lock_add as lock_add
+from .hub.locking import lock_check as lock_check
+from .hub.locking import lock_update as lock_update
 from .hub.upload import plan_push as plan_push
 from .hub.upload import push_to_hub as push_to_hub
 from .optim import param_groups as param_groups

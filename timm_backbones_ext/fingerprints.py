@@ -83,8 +83,10 @@ class Report:
     """First module, in the order of execution, that differs by more than the tolerance."""
     largest: float
     structure: tuple[str, ...] = ()
-    """What differs in modules, keys, shapes or dtypes; empty if nothing does."""
+    """What differs in modules, keys, shapes, dtypes or files; empty if nothing does."""
     tolerance: float = TOLERANCE
+    notes: tuple[str, ...] = ()
+    """What was not compared, or differs without being part of the model."""
 
     @property
     def same_function(self) -> bool:
@@ -93,15 +95,16 @@ class Report:
 
     @property
     def same(self) -> bool:
-        """Whether both compute the same and have the same modules, keys, shapes and dtypes."""
+        """Whether both compute the same and have the same modules, keys, shapes, dtypes and files."""
         return self.same_function and not self.structure
 
     def __str__(self) -> str:
         """One line for a log or a terminal."""
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
         if self.same:
-            return f"same function: largest relative difference {self.largest:.1e}"
+            return f"same function: largest relative difference {self.largest:.1e}{notes}"
         where = [f"first at {self.first} (relative difference up to {self.largest:.1e})"] if self.first else []
-        return f"different: {'; '.join([*where, *self.structure])}"
+        return f"different: {'; '.join([*where, *self.structure])}{notes}"
 
 
 def fingerprint(model: Model) -> Fingerprint:

@@ -4,7 +4,7 @@ import functools
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import FunctionType
 from typing import Any
@@ -29,6 +29,7 @@ from .features import wrap
 from .norm_layer import translated
 from .weights.files import CONFIG, HINT
 from .weights.fit import Recipe, load_pretrained
+from .weights.limits import bounded
 from .weights.source import from_folder, pretrained_tensors, safe_source
 
 __all__ = [
@@ -83,6 +84,7 @@ def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
         VARIANTS[made.name] = made
         if fn.__module__.startswith(f"{__package__}.models."):
             BUILT_IN.add(made.name)
+        vars(entry)["base"] = base  # says whose arguments the config of a saved variant may have
         register_model(entry)
         # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
         model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
@@ -190,7 +192,8 @@ def build(
         kwargs["num_classes"] = 0
     cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
     device = kwargs.pop("device", None)
-    with _naming(from_folder(cfg)):
+    place = from_folder(cfg)
+    with _naming(place), bounded(place) if place else nullcontext():
         weights = pretrained_tensors(cfg, kwargs.get("cache_dir")) if pretrained else None
         make = functools.partial(build_model_with_cfg, recipe, variant.name, pretrained=False, pretrained_cfg=cfg)
         make = functools.partial(_made, make, kwargs)

@@ -58,7 +58,7 @@ ERRORS = {
     "model_args that no model has": r"config.json does not fit any model .*shell",
     "model_args for a model of terabytes": "no backbone has so many of anything",
     "edits that are code": r"config.json does not fit any model",
-    "path that leads out of the cache": "is no path inside a repo; nothing was loaded",
+    "path that leads out of the cache": "is not a path inside a repo; nothing was loaded",
 }
 """What the error says; a case that is not here ends in the right weights."""
 

@@ -19,10 +19,12 @@ from timm_backbones_ext.transport import PATIENCE
 
 
 @pytest.fixture(scope="module")
-def saved() -> Iterator[Path]:
+def saved(local_hub: FaultyHub) -> Iterator[Path]:
     torch.manual_seed(0)
     model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
     folder = tbx.save(model, tempfile.mkdtemp())
+    with fresh(local_hub, "faults/first", folder) as world:
+        world.pull()  # imports what a process without rights could not read, where root alone may read the interpreter
     yield folder
     shutil.rmtree(folder)
 

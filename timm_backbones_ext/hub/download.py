@@ -1,16 +1,17 @@
-"""Backbones from the Hugging Face Hub: what arrives is what was sent, or an error says why not."""
+"""Backbones from the Hugging Face Hub: the model that arrives is the one that was sent, or an error says why not."""
 
 from pathlib import Path
 from typing import Any
 
 from .._digest import sha256_of
-from ..errors import HubError
+from ..errors import HubError, WeightsError
 from ..fingerprints import Fingerprint, Report
 from ..saving.checks import check_config, check_weights
 from ..saving.folder import check_folder, saved_fingerprint
 from ..saving.signing import check_signature
 from ..transport import Repo
-from ..weights.files import CONFIG, FINGERPRINT, PULLED, SIGNATURE, WEIGHTS
+from ..weights.config import LARGEST_CONFIG
+from ..weights.files import CONFIG, FINGERPRINT, MANIFEST, PULLED, SIGNATURE, WEIGHTS
 from ..weights.source import no_safetensors
 from .lock import Entry, Lock
 
@@ -26,16 +27,16 @@ def pull(
     cache_dir: str | Path | None = None,
     check: bool = True,
 ) -> Path:
-    """Download a backbone and check it; what is in the cache already is not fetched again.
+    """Download a backbone and check it; files that are in the cache are not fetched again.
 
     The revision is turned into a commit once. The config is checked against this package before weights are fetched,
-    every file against the hash that the Hub recorded, the header of the weights against the architecture before
+    every file against the hash that the Hub recorded, and the header of the weights against the architecture before
     anything is loaded.
 
     Args:
         repo_id: "owner/name"; "owner/name@revision" as timm writes it is understood too.
         revision: Branch, tag or commit.
-        lock: A lock file (`timm-ext lock add`): its commit is taken, and only the files that it names by their hash.
+        lock: A lock file (`lock_add`): its commit is taken, and only files with the hashes that it names.
         token: Access token; that of `hf auth login` by default.
         cache_dir: Folder of the cache; huggingface_hub's by default.
         check: Create the model and compare what it computes with the repo's fingerprint, if there is one.
@@ -50,17 +51,11 @@ def pull(
     """
     options: Any = {"token": token, "cache_dir": cache_dir}
     repo = locked(repo_id, revision, lock, **options) if lock else Repo(repo_id, revision, **options)
-    if not repo.has(CONFIG):
-        raise HubError(f"{repo.place} has no {CONFIG}: it is no timm model")
-    check_config(repo.file(CONFIG), repo.place)
-    if not repo.has(WEIGHTS):
-        raise HubError(no_safetensors(repo.place))
-    folder = repo.file(WEIGHTS).parent
-    check_weights(folder, repo.place)
-    if repo.has(FINGERPRINT):
-        repo.file(FINGERPRINT)
-        if check and not (report := check_folder(folder)).same:
-            raise HubError(f"{repo.place} does not compute what was sent: {report}")
+    folder = _fetched(repo)
+    if not (check and repo.has(FINGERPRINT)):
+        check_weights(folder, repo.place)
+    elif not (report := _report(folder, repo.place)).same:
+        raise HubError(f"{repo.place} does not compute what was sent: {report}")
     return folder
 
 
@@ -71,7 +66,7 @@ def verify(
     token: str | bool | None = None,
     trust: str | Path | None = None,
 ) -> Report:
-    """Create a saved backbone and compare what it computes with the fingerprint that was saved with it.
+    """Check that a saved backbone is still what was saved: its files by their sha256, then what it computes.
 
     Args:
         source: Hub id, a folder, or "local-dir:FOLDER".
@@ -80,7 +75,8 @@ def verify(
         trust: Public key (PEM); the holder of its private key must have signed the files.
 
     Returns:
-        The report: `report.same` says whether it is the same function from the same keys, shapes and dtypes.
+        The report: `report.same` says whether the files, keys, shapes, dtypes and the function are the same, and
+        `report.notes` what was not compared.
 
     Raises:
         HubError: The repo cannot be pulled, or is not signed by the key.
@@ -89,15 +85,47 @@ def verify(
     name = str(source)
     folder = Path(name.removeprefix("local-dir:"))
     if not name.startswith("local-dir:") and not folder.is_dir():
-        folder = pull(name, revision, token=token, check=False)
-        if trust is not None and (repo := Repo(name, folder.name, token=token)).has(SIGNATURE):
-            repo.file(SIGNATURE)
+        repo = Repo(name, revision, token=token)
+        folder = _fetched(repo)
+        for extra in (MANIFEST, *([SIGNATURE] if trust is not None else [])):
+            if repo.has(extra):
+                repo.file(extra)
+    else:
+        saved_fingerprint(folder)
+        check_config(folder / CONFIG, str(folder))
     if trust is not None:
         check_signature(folder, trust)
-    saved_fingerprint(folder)
-    check_config(folder / CONFIG, str(folder))
-    check_weights(folder, str(folder))
-    return check_folder(folder)
+    return _report(folder, str(source))
+
+
+def _fetched(repo: Repo) -> Path:
+    """The folder of a repo's commit, with its config checked before the weights are fetched."""
+    if not repo.has(CONFIG):
+        raise HubError(f"{repo.place} has no {CONFIG}, so it is not a timm model")
+    if (size := repo.size(CONFIG)) > LARGEST_CONFIG:
+        raise HubError(f"{repo.place}: {CONFIG} has {size:,} bytes; expected at most {LARGEST_CONFIG:,}")
+    check_config(repo.file(CONFIG), repo.place)
+    if not repo.has(WEIGHTS):
+        raise HubError(no_safetensors(repo.place))
+    folder = repo.file(WEIGHTS).parent
+    if repo.has(FINGERPRINT):
+        repo.file(FINGERPRINT)
+    return folder
+
+
+def _report(folder: Path, place: str) -> Report:
+    """The report of a folder; weights that do not fit the model are an error of the place."""
+    try:
+        return check_folder(folder)
+    except (HubError, FileNotFoundError):
+        raise
+    except WeightsError as error:
+        raise HubError(f"{place}: {error}") from error
+    except Exception as error:  # raised by timm's own loader
+        raise HubError(
+            f"{place}: {WEIGHTS} does not fit any model that this version can build "
+            f"({type(error).__name__}: {error}); nothing was loaded"
+        ) from error
 
 
 def locked(
@@ -115,10 +143,10 @@ def locked(
 
 
 def lock_repo(repo_id: str, revision: str | None = None, *, token: str | bool | None = None) -> Entry:
-    """Pull and check a repo, and say what to lock of it.
+    """Pull and check a repo; the entry of a lock file for the commit that came.
 
     Raises:
-        HubError: It cannot be pulled, or is no backbone.
+        HubError: It cannot be pulled, or is not a backbone.
     """
     repo = Repo(repo_id, revision, token=token)
     pull(repo.id, repo.commit, token=token)

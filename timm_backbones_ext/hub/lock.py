@@ -1,6 +1,6 @@
 """`backbones.lock`: which commit of which repo a project uses, and the hash of every file, as TOML.
 
-The file belongs into version control. With it the same bytes arrive on every machine, or nothing does.
+The file belongs into version control. With it, every machine gets the same bytes or an error.
 """
 
 import json
@@ -27,12 +27,12 @@ class Entry:
 
     repo: str
     revision: str
-    """The branch, tag or commit that was asked for; `timm-ext lock update` follows it."""
+    """The branch, tag or commit that was asked for; `lock_update` follows it."""
     commit: str
     fingerprint: str
     """Digest of the keys, shapes and dtypes; empty if the repo has no fingerprint."""
     sha256: dict[str, str] = field(default_factory=dict)
-    """Of each file that a pull takes."""
+    """By the name of each file that a pull takes."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Lock:
 
         Raises:
             FileNotFoundError: There is none.
-            ValueError: It is no lock file.
+            ValueError: It is not a lock file.
         """
         path = Path(path)
         if not path.is_file():
@@ -59,7 +59,7 @@ class Lock:
             tables = tomllib.loads(path.read_text(encoding="utf-8")).get("backbone", [])
             entries = [Entry(**table) for table in tables]
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is no lock file that this version reads: {error}") from error
+            raise ValueError(f"{path} is not a lock file that this version reads: {error}") from error
         return cls(path, {entry.repo: entry for entry in entries})
 
     def __getitem__(self, repo: str) -> Entry:
@@ -72,7 +72,7 @@ class Lock:
         return iter(self.entries.values())
 
     def write(self) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file; either all of it or nothing."""
         handle, draft = tempfile.mkstemp(dir=self.path.absolute().parent, prefix=f".{self.path.name}-")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(HEAD + "".join(map(_toml, sorted(self, key=lambda entry: entry.repo))))
@@ -80,7 +80,7 @@ class Lock:
 
 
 def _toml(entry: Entry) -> str:
-    """A table of TOML; its strings are written as JSON writes them."""
+    """A table of TOML; its strings are escaped as in JSON, which TOML reads."""
     values = {key: getattr(entry, key) for key in ("repo", "revision", "commit", "fingerprint")}
     lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
     hashes = [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in sorted(entry.sha256.items())]

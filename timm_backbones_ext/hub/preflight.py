@@ -1,42 +1,62 @@
 """What has to hold before a saved backbone leaves this machine."""
 
 import copy
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 from .._types import Model
-from ..errors import HubError
-from ..fingerprints import compare, fingerprint, unwrap
-from ..registry import VARIANTS
-from ..saving.checks import check_config, check_weights
+from ..errors import HubError, WeightsError
+from ..fingerprints import compare, fingerprint
 from ..saving.folder import load, saved_fingerprint
-from ..weights.files import CONFIG, FINGERPRINT, HINT, WEIGHTS
+from ..saving.manifest import check_files
+from ..weights.config import read_config
+from ..weights.files import CONFIG, FINGERPRINT, WEIGHTS
 
-__all__ = ["base_of", "preflight"]
+__all__ = ["preflight"]
+
+REFUSED = "nothing was sent"
 
 
-def preflight(folder: Path, model: Model | None = None) -> None:
-    """See that the files of a folder make one model, strictly, and that it is the model that was saved.
+def preflight(folder: Path, model: Model | None = None) -> Model:
+    """Check that the files of a folder make one model, strictly, and that it is the model that was saved.
+
+    Args:
+        folder: The files to send.
+        model: The full model that they were saved from; the model made from them has to give the same bits.
+
+    Returns:
+        The model made from the files.
 
     Raises:
-        HubError: They do not, or weights are not finite; nothing was sent.
+        HubError: The files do not make the model, were changed since they were saved, or weights are not finite.
     """
     missing = [name for name in (WEIGHTS, CONFIG, FINGERPRINT) if not (folder / name).is_file()]
     if missing:
-        raise HubError(f"nothing was sent: {folder} has no {', '.join(missing)}; tbx.save writes what is needed")
-    check_config(folder / CONFIG, "nothing was sent")
-    check_weights(folder, "nothing was sent")
+        raise HubError(f"{REFUSED}: {folder} has no {', '.join(missing)}; tbx.save writes what is needed")
+    read_config(folder / CONFIG, REFUSED)
+    if changed := check_files(folder).changed:
+        raise HubError(f"{REFUSED}: {'; '.join(changed)}. Save the model again")
+    rebuilt = _loaded(folder)
     if broken := [key for key, value in load_file(folder / WEIGHTS).items() if not value.isfinite().all()]:
-        raise HubError(f"nothing was sent: {len(broken)} tensors have NaN or Inf, such as {broken[0]}")
-    rebuilt = load(folder)
+        raise HubError(f"{REFUSED}: {len(broken)} tensors have NaN or Inf, such as {broken[0]}")
     report = compare(saved_fingerprint(folder), fingerprint(rebuilt))
     if not report.same:
-        raise HubError(f"nothing was sent: the saved files do not make the same model: {report}")
-    if model is not None and not _bit_equal(unwrap(model), rebuilt):
-        raise HubError("nothing was sent: the model made from the saved files does not give bit-equal outputs")
+        raise HubError(f"{REFUSED}: the saved files do not make the same model: {report}")
+    if model is not None and not _bit_equal(model, rebuilt):
+        raise HubError(f"{REFUSED}: the model made from the saved files does not give bit-equal outputs")
+    return rebuilt
+
+
+def _loaded(folder: Path) -> Model:
+    """The model in a folder; any error that timm raises while building is one of the files."""
+    try:
+        return load(folder)
+    except (HubError, WeightsError) as error:
+        raise HubError(f"{REFUSED}: {error}") from error
+    except Exception as error:
+        raise HubError(f"{REFUSED}: the files do not make a model ({type(error).__name__}: {error})") from error
 
 
 def _bit_equal(model: Model, rebuilt: Model) -> bool:
@@ -47,9 +67,3 @@ def _bit_equal(model: Model, rebuilt: Model) -> bool:
     with torch.inference_mode():
         outputs = [twin(x) for twin in twins]
     return torch.equal(*outputs)
-
-
-def base_of(config: Path) -> str:
-    """The timm architecture that a config's model starts from."""
-    name = str(json.loads(config.read_text(encoding="utf-8")).get("architecture")).removesuffix(f".{HINT}")
-    return VARIANTS[name].base if name in VARIANTS else name

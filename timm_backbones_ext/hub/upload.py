@@ -1,27 +1,22 @@
 """Backbones to the Hugging Face Hub: checked before anything is sent, one commit for all, read back afterwards."""
 
-import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import validate_repo_id
-from torch.distributed import get_rank, is_initialized
 
 from .._types import Model
 from ..errors import HubError
-from ..saving.folder import load, save, write_card
-from ..saving.plain import is_sharded
-from ..saving.signing import sign_folder
-from ..transport import CLIENT, PATIENCE, TransportError, explained, persist
-from ..weights.files import CARD, DETECTOR, FILES, SIGNATURE
+from ..transport import CLIENT, PATIENCE, TransportError, explained, listing, persist
+from ..transport.errors import readable
+from ..transport.fetch import Content
 from .download import pull
-from .plan import Change, Plan, make_plan
-from .preflight import preflight
+from .draft import drafted
+from .plan import Plan, make_plan
 
 __all__ = ["plan_push", "push_to_hub"]
 
@@ -48,11 +43,12 @@ def push_to_hub(
 ) -> CommitInfo:
     """Save a backbone, check that the saved files make the same model, and commit them to a repo.
 
-    The commit is whole or not there at all: until then the repo serves what it served. Afterwards the hash of every
+    All files arrive in one commit or none does; until then the repo serves its old files. Afterwards the hash of every
     file is read back from the Hub.
 
     Args:
-        model: A timm or `ext_*` model, or a folder that `save` wrote.
+        model: A timm or `ext_*` model, or a folder that `save` wrote. With a folder, `label_names`, `card` and
+            `metrics` replace what was saved, and `as_timm` converts its model.
         repo_id: "owner/name"; made if it does not exist.
         private: Make a new repo private.
         gated: Let people ask for access: granted at once ("auto") or by you ("manual").
@@ -79,24 +75,20 @@ def push_to_hub(
             meanwhile, the Hub refuses the files, or holds others afterwards.
         ValueError: The model cannot be saved.
     """
+    _require_known(gated, verify)
     made = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
-    with _prepared(model, repo_id, made) as folder, explained(repo_id):
-        if sign is not None:
-            sign_folder(folder, sign)
-        plan = make_plan(folder, repo_id, revision, token, force=force, details=False)
-        api = HfApi(token=token, **CLIENT)
-        _require_free_tag(api, plan, tag)
-        delete = plan.pickles if delete_pickles else ()
-        commit = _commit(api, folder, plan, delete, private, revision, create_pr, commit_message)
-        oid = commit.oid
-        _read_back(api, plan, oid)
+    with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
+        plan = make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force)
+        push = _Push(HfApi(token=token, **CLIENT), folder, plan, revision, create_pr, commit_message or "Add backbone")
+        commit = push.commit(private, plan.pickles if delete_pickles else ())
+        push.read_back(commit.oid)
         if gated:
-            api.update_repo_settings(repo_id, gated=gated)
+            persist(lambda: push.api.update_repo_settings(repo_id, gated=gated))
         if tag:
-            api.create_tag(repo_id, tag=tag, revision=oid)
+            persist(lambda: push.api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
         if verify == "full":
             with tempfile.TemporaryDirectory() as cache:
-                pull(repo_id, oid, token=token, cache_dir=cache)
+                pull(repo_id, commit.oid, token=token, cache_dir=cache)
         return commit
 
 
@@ -104,125 +96,131 @@ def plan_push(
     model: Model | str | Path,
     repo_id: str,
     *,
+    private: bool = False,
+    gated: Literal["auto", "manual"] | None = None,
     revision: str | None = None,
+    create_pr: bool = False,
+    tag: str | None = None,
+    commit_message: str | None = None,
     token: str | bool | None = None,
+    label_names: Sequence[str] | None = None,
+    card: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    as_timm: bool = False,
     force: bool = False,
-    **made: Any,
+    delete_pickles: bool = False,
+    sign: str | Path | None = None,
+    verify: Literal["hashes", "full"] = "hashes",
 ) -> Plan:
     """What `push_to_hub` with the same arguments would send and change; nothing is written to the Hub.
 
+    All arguments are those of `push_to_hub`, and its checks are made before the Hub is written to.
+
     Raises:
         HubError: The push would be refused.
+        ValueError: The model cannot be saved.
     """
-    with _prepared(model, repo_id, made) as folder, explained(repo_id):
-        return make_plan(folder, repo_id, revision, token, force=force, details=True)
+    _require_known(gated, verify)
+    made = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
+    with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
+        return make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force, details=True)
 
 
-@contextmanager
-def _prepared(model: Model | str | Path, repo_id: str, made: dict[str, Any]) -> Generator[Path]:
-    """A folder of its own with the files to send, checked."""
-    with explained(repo_id):
-        validate_repo_id(repo_id)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if isinstance(model, (str, Path)):
-            for name in (*FILES, *DETECTOR, SIGNATURE):
-                if (path := Path(model) / name).is_file():
-                    shutil.copyfile(path, folder / name)
-            preflight(folder)
-            if not (folder / CARD).is_file():  # a pulled folder has none
-                write_card(load(folder), folder)
-        else:
-            if is_sharded(model):
-                raise ValueError("the model is sharded: call tbx.save on every rank, then push the folder from one")
-            if is_initialized() and get_rank() > 0:
-                raise ValueError("every rank holds the same model: push it from rank 0 alone")
-            save(model, folder, **made)
-            preflight(folder, None if made.get("as_timm") else model)
-        yield folder
+def _require_known(gated: str | None, verify: str) -> None:
+    if gated not in (None, "auto", "manual"):
+        raise ValueError(f"gated: expected 'auto' or 'manual'; got {gated!r}")
+    if verify not in ("hashes", "full"):
+        raise ValueError(f"verify: expected 'hashes' or 'full'; got {verify!r}")
 
 
-def _commit(
-    api: HfApi,
-    folder: Path,
-    plan: Plan,
-    delete: Sequence[str],
-    private: bool,
-    revision: str | None,
-    create_pr: bool,
-    message: str | None,
-) -> CommitInfo:
-    """Commit on top of what the plan has seen; an answer that was lost is recognised by what the Hub holds."""
-    repo_id = persist(lambda: api.create_repo(plan.repo, private=private, exist_ok=True)).repo_id
-    if revision is not None:
-        persist(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-    if plan.unchanged and not delete and not create_pr:
-        url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
-        return CommitInfo(url, "nothing to commit", "", str(plan.parent))
-    parent = plan.parent or persist(lambda: api.model_info(repo_id, revision=revision)).sha
-    failures = 0
-    while True:
-        operations: list[Any] = [CommitOperationAdd(change.name, folder / change.name) for change in plan.changes]
+@dataclass(frozen=True)
+class _Push:
+    """One commit on its way."""
+
+    api: HfApi
+    folder: Path
+    plan: Plan
+    revision: str | None
+    create_pr: bool
+    message: str
+
+    def commit(self, private: bool, delete: Sequence[str]) -> CommitInfo:
+        """Commit on top of what the plan has seen; if the answer is lost, look whether the Hub holds the commit.
+
+        Raises:
+            HubError: The repo has moved on since, or the Hub refuses the files.
+        """
+        api, plan = self.api, self.plan
+        repo_id = persist(lambda: api.create_repo(plan.repo, private=private, exist_ok=True).repo_id)
+        if self.revision is not None:
+            persist(lambda: api.create_branch(repo_id, branch=str(self.revision), exist_ok=True))
+        if plan.unchanged and not delete and not self.create_pr:
+            url = f"{api.endpoint}/{repo_id}/commit/{plan.parent}"
+            return CommitInfo(url, "nothing to commit", "", str(plan.parent))
+        parent = plan.parent or self._listed(self.revision)[0]
+        failures = 0
+        while True:
+            try:
+                with readable():
+                    return self._sent(parent, delete)
+            except (TransportError, RuntimeError) as error:
+                if found := self._arrived(parent):
+                    return found
+                if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
+                    raise HubError(
+                        f"{plan.repo}@{plan.revision} has got another commit since the push began; nothing was "
+                        "changed. Look at it, and push again"
+                    ) from error
+                failures += 1
+                PATIENCE.wait(failures, error)
+
+    def _sent(self, parent: str, delete: Sequence[str]) -> CommitInfo:
+        operations: list[Any] = [CommitOperationAdd(item.name, self.folder / item.name) for item in self.plan.changes]
         operations += [CommitOperationDelete(name) for name in delete]
+        return self.api.create_commit(
+            self.plan.repo,
+            operations,
+            commit_message=self.message,
+            revision=self.revision,
+            create_pr=self.create_pr,
+            parent_commit=parent,
+        )
+
+    def _arrived(self, parent: str) -> CommitInfo | None:
+        """The commit whose answer was lost, if there is one: a new head that holds what was sent."""
+        api, plan, revision = self.api, self.plan, self.plan.revision
         try:
-            return api.create_commit(
-                repo_id,
-                operations,
-                commit_message=message or "Add backbone",
-                revision=revision,
-                create_pr=create_pr,
-                parent_commit=parent,
-            )
-        except (TransportError, RuntimeError) as error:
-            if found := _arrived(api, plan, str(parent), create_pr):
-                return found
-            if isinstance(error, HfHubHTTPError) and error.response.status_code == 412:
-                raise HubError(
-                    f"{plan.repo}@{plan.revision} has got another commit since the push began; nothing was changed. "
-                    "Look at it, and push again"
-                ) from error
-            failures += 1
-            PATIENCE.wait(failures, error)
+            with readable():
+                if self.create_pr:
+                    opened = api.list_repo_refs(plan.repo, include_pull_requests=True).pull_requests or []
+                    if not opened:
+                        return None
+                    revision = max((item.ref for item in opened), key=lambda ref: int(ref.rpartition("/")[2]))
+                sha, held = listing(api.model_info(plan.repo, revision=revision, files_metadata=True))
+        except (TransportError, HubError):
+            return None
+        if sha == parent or self._lacking(held):
+            return None
+        number = revision.rpartition("/")[2]
+        pr_url = f"{api.endpoint}/{plan.repo}/discussions/{number}" if self.create_pr else None
+        return CommitInfo(f"{api.endpoint}/{plan.repo}/commit/{sha}", "", "", sha, pr_url=pr_url)
 
+    def _listed(self, revision: str | None) -> tuple[str, dict[str, Content]]:
+        repo = self.plan.repo
+        return persist(lambda: listing(self.api.model_info(repo, revision=revision, files_metadata=True)))
 
-def _arrived(api: HfApi, plan: Plan, parent: str, create_pr: bool) -> CommitInfo | None:
-    """The commit whose answer was lost, if there is one: a new head that holds what was sent."""
-    try:
-        if create_pr:
-            asked = api.list_repo_refs(plan.repo, include_pull_requests=True).pull_requests or []
-            revisions = [item.ref for item in sorted(asked, key=lambda item: int(item.ref.rpartition("/")[2]))][-1:]
-        else:
-            revisions = [plan.revision]
-        for revision in revisions:
-            info = api.model_info(plan.repo, revision=revision, files_metadata=True)
-            if info.sha != parent and not _strangers(plan.changes, info):
-                url = f"{api.endpoint}/{plan.repo}/commit/{info.sha}"
-                pr_url = f"{api.endpoint}/{plan.repo}/discussions/{revision.rpartition('/')[2]}" if create_pr else None
-                return CommitInfo(url, "", "", str(info.sha), pr_url=pr_url)
-    except TransportError:
-        return None
-    return None
+    def _lacking(self, held: Mapping[str, Content]) -> list[str]:
+        """Files that the Hub does not hold with the content that was sent."""
+        sent = self.plan.changes
+        return [item.name for item in sent if item.name not in held or not item.same_as(held[item.name])]
 
+    def read_back(self, oid: str) -> None:
+        """Compare the hash of every file with what the Hub holds now.
 
-def _strangers(changes: Sequence[Change], info: Any) -> list[str]:
-    """Files that the Hub does not hold with the content that was sent."""
-    held = {item.rfilename: item for item in info.siblings or ()}
-    return [
-        change.name
-        for change in changes
-        if (item := held.get(change.name)) is None
-        or (item.lfs.sha256 != change.sha256 if item.lfs else item.blob_id != change.git)
-    ]
-
-
-def _read_back(api: HfApi, plan: Plan, oid: str) -> None:
-    info = persist(lambda: api.model_info(plan.repo, revision=oid, files_metadata=True))
-    if wrong := _strangers(plan.changes, info):
-        raise HubError(f"{plan.repo}@{oid} does not hold what was sent: {', '.join(wrong)}. Push again")
-
-
-def _require_free_tag(api: HfApi, plan: Plan, tag: str | None) -> None:
-    if tag is None or plan.parent is None:
-        return
-    if tag in [item.name for item in persist(lambda: api.list_repo_refs(plan.repo)).tags]:
-        raise HubError(f"nothing was sent: {plan.repo} has a tag {tag!r} already; choose another one")
+        Raises:
+            HubError: The Hub holds something else.
+        """
+        sha, held = self._listed(oid)
+        wrong = self._lacking(held) if sha == oid else [f"another commit, {sha}"]
+        if wrong:
+            raise HubError(f"{self.plan.repo}@{oid} does not hold what was sent: {', '.join(wrong)}. Push again")

@@ -52,7 +52,7 @@ def checked_path(path: str) -> str:
     """A path inside a repo as it came, or Refused: it is empty, leads out of the repo or into `.git`."""
     bad = any(part in ("", ".", "..") or part.lower() == ".git" for part in path.split("/"))
     if bad or "\\" in path or any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
-        raise Refused(422, "BadRequest", f"{path!r} is no path inside a repo")
+        raise Refused(422, "BadRequest", f"{path!r} is not a path inside a repo")
     return path
 
 

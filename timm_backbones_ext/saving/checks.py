@@ -1,49 +1,50 @@
-"""Checks of a saved backbone before anything of it is loaded: they cost no memory, since models are built on `meta`."""
+"""Checks of a saved backbone: that its config and its weights make a model. Each builds the model once."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 
 from ..errors import HubError, WeightsError
 from ..weights.config import read_config
-from ..weights.files import WEIGHTS, read_header
+from ..weights.files import WEIGHTS
+from ..weights.limits import bounded
 
 __all__ = ["check_config", "check_weights"]
 
 
 def check_config(path: Path, place: str) -> None:
-    """See that a config names a model that this version can build.
+    """Check that a config names a model that this version can build; the model is built once, without memory.
 
     Raises:
-        HubError: It is damaged, or names an unknown architecture or arguments that it does not take.
+        HubError: The config is damaged, names an unknown architecture or arguments that it does not take, or
+            describes a model that is larger than any backbone.
     """
     read_config(path, place)
-    with _built(path, place):
+    with _named(path, place), bounded(place), torch.device("meta"):
         timm.create_model(f"local-dir:{path.parent}", device="meta")
 
 
 def check_weights(folder: Path, place: str) -> None:
-    """See that the header of the weights names the tensors of the model, with their shapes.
+    """Check that the weights are the tensors of the model, by loading them once; they are mapped and not copied.
 
     Raises:
-        HubError: It does not, or the file is damaged.
+        HubError: They are not, or the file is damaged.
     """
-    with _built(folder / WEIGHTS, place), torch.device("meta"):
-        header = read_header(folder / WEIGHTS)
-        overlay: dict[str, Any] = {"source": "", "state_dict": header}
-        timm.create_model(f"local-dir:{folder}", pretrained=True, pretrained_cfg_overlay=overlay, device="meta")
+    with _named(folder / WEIGHTS, place), bounded(place):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
 
 
 @contextmanager
-def _built(path: Path, place: str) -> Generator[None]:
-    """Whatever a builder of timm says of arguments that it does not understand is an error of the file."""
+def _named(path: Path, place: str) -> Generator[None]:
+    """Turn any error that timm raises while building into a HubError that names the file."""
     try:
         yield
     except (HubError, WeightsError) as error:
+        if str(error).startswith(place):
+            raise
         raise HubError(f"{place}: {error}") from error
     except Exception as error:
         raise HubError(

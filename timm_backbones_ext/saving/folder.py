@@ -1,14 +1,17 @@
 """A backbone as a folder that `timm.create_model("local-dir:...")` reads: weights, config, fingerprint and card."""
 
+import copy
 import json
 import os
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors.torch import load_file
 from torch.distributed import get_rank, is_initialized
 
 from .._digest import sha256_of
@@ -17,25 +20,16 @@ from .._types import Model
 from .._version import __version__
 from ..edits import parse_edits
 from ..edits.in_chans import InChans
-from ..errors import HubError
-from ..fingerprints import Fingerprint, Report, compare, fingerprint, unwrap
+from ..errors import HubError, WeightsError
+from ..fingerprints import Fingerprint, Report, compare, fingerprint
 from ..registry import BUILT_IN
-from ..weights.files import (
-    CARD,
-    CONFIG,
-    FILES,
-    FINGERPRINT,
-    HINT,
-    PULLED,
-    WEIGHTS,
-    read_header,
-    write_safetensors,
-)
+from ..weights.files import CARD, CONFIG, FILES, FINGERPRINT, HINT, PULLED, WEIGHTS, write_safetensors
 from .card import render_card
 from .identity import Identity, identify
-from .plain import as_plain_timm, created_with, tensors, whole
+from .manifest import check_files, write_manifest
+from .plain import as_plain_timm, tensors, whole
 
-__all__ = ["check_folder", "load", "save", "saved_fingerprint", "write_card"]
+__all__ = ["check_folder", "load", "save", "saved_fingerprint", "write_card", "write_folder", "write_labels"]
 
 
 def save(
@@ -49,12 +43,12 @@ def save(
     as_timm: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write a backbone as safetensors, config, fingerprint and model card.
+    """Write a backbone as safetensors, config, fingerprint, model card and the sha256 of each of these files.
 
     Args:
-        model: A timm model or an `ext_*` one; `features_only` ones are saved as the full model without classifier.
-            Wrappers (DDP, DataParallel, torch.compile) are looked through. A model that is sharded over ranks is
-            saved by rank 0; every rank has to call.
+        model: A timm model or an `ext_*` one; it is not changed. A `features_only` model is saved as the full model
+            without classifier. DDP, DataParallel and torch.compile are looked through. A model that is sharded over
+            ranks is saved by rank 0; every rank has to call.
         folder: Made if it does not exist. All files appear, or none.
         label_names: Names of the classes, one per output.
         card: Fields that replace those of the card's metadata: `license`, `datasets`, `language`, `tags`, ...
@@ -72,29 +66,40 @@ def save(
         FileExistsError: The folder holds a saved model and `overwrite` is false.
         OSError: The folder cannot be written to.
     """
-    args = created_with(model)
-    folder, full = Path(folder), whole(unwrap(model))
-    full._model_args = {**args, **created_with(full)}
-    full = as_plain_timm(full) if as_timm else full
-    if label_names is not None and len(label_names) != full.num_classes:
-        raise ValueError(f"expected {full.num_classes} label names, one per class; got {len(label_names)}")
+    texts: dict[str, Any] = {"card": card, "metrics": metrics, "section": section}
+    options: dict[str, Any] = {"label_names": label_names, "as_timm": as_timm, "overwrite": overwrite}
+    return write_folder(identify(model), Path(folder), **options, **texts)
+
+
+def write_folder(
+    found: Identity,
+    folder: Path,
+    *,
+    label_names: Sequence[str] | None = None,
+    as_timm: bool = False,
+    overwrite: bool = False,
+    **texts: Any,
+) -> Path:
+    """Do what `save` does, for a model whose identity is known; `texts` are the arguments of `write_card`."""
+    found = whole(found)
+    found = as_plain_timm(found) if as_timm else found
+    _require_one_per_class(label_names, found.model.num_classes)
     present = [name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
-        raise FileExistsError(f"{folder} holds {', '.join(present)} already; choose another folder or overwrite=True")
-    identity = identify(full)
+        raise FileExistsError(f"{folder} holds {', '.join(present)} already; choose another folder, or overwrite it")
     if is_initialized() and get_rank() > 0:
         return folder
     with _all_or_nothing(folder) as draft:
-        write_safetensors(tensors(full), draft / WEIGHTS, _metadata(identity))
-        config = _config(full, identity, label_names, draft / CONFIG)
-        (draft / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        fingerprint(full).save(draft / FINGERPRINT)
-        write_card(full, draft, card=card, metrics=metrics, section=section)
+        write_safetensors(tensors(found.model), draft / WEIGHTS, _metadata(found))
+        _write_json(draft / CONFIG, _config(found, label_names, draft / CONFIG))
+        fingerprint(found.model).save(draft / FINGERPRINT)
+        write_card(found, draft, **texts)
+        write_manifest(draft)
     return folder
 
 
 def write_card(
-    model: Model,
+    found: Identity,
     folder: Path,
     *,
     card: Mapping[str, Any] | None = None,
@@ -103,36 +108,59 @@ def write_card(
 ) -> None:
     """Write the model card for the files that are in a folder."""
     hashes = {name: sha256_of(folder / name) for name in PULLED if (folder / name).is_file()}
-    text = render_card(model, identify(model), card or {}, metrics=metrics or {}, section=section, hashes=hashes)
+    text = render_card(found, card or {}, metrics=metrics or {}, section=section, hashes=hashes)
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
-def _metadata(identity: Identity) -> dict[str, str]:
+def write_labels(folder: Path, label_names: Sequence[str]) -> None:
+    """Replace the label names in the config of a folder.
+
+    Raises:
+        ValueError: They are not one per class.
+    """
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    _require_one_per_class(label_names, config.get("num_classes"))
+    _write_json(folder / CONFIG, {**config, "label_names": list(label_names)})
+
+
+def _require_one_per_class(label_names: Sequence[str] | None, classes: Any) -> None:
+    if label_names is not None and len(label_names) != classes:
+        raise ValueError(f"expected {classes} label names, one per class; got {len(label_names)}")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _metadata(found: Identity) -> dict[str, str]:
     return {
         "format": "pt",
         "timm_backbones_ext": __version__,
         "timm": timm.__version__,
-        "base": identity.base + (f".{identity.tag}" if identity.tag else ""),
-        "edits": json.dumps(identity.edits),
+        "base": found.base + (f".{found.tag}" if found.tag else ""),
+        "edits": json.dumps(found.edits),
     }
 
 
-def _config(model: Model, identity: Identity, labels: Sequence[str] | None, draft: Path) -> dict[str, Any]:
-    """timm's own config for the model, with what is needed to create it here and to say what is missing elsewhere."""
+def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[str, Any]:
+    """timm's config of the model, with the edits to create it and a hint for machines without this package."""
+    shown = copy.copy(found.model)  # timm reads `_model_args` from the object; the caller's own is left alone
+    shown._model_args = dict(found.args)
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
-    save_config_for_hf(model, str(draft), model_config=model_config, data_config=_normalisation(model))
+    save_config_for_hf(shown, str(draft), model_config=model_config, data_config=_normalisation(found.model))
     config = json.loads(draft.read_text(encoding="utf-8"))
-    config.setdefault("model_args", {}).pop("num_classes", None)  # said at the top; transformers refuses it twice
-    if identity.extra:
-        config["model_args"]["edits"] = list(identity.extra)
-    if identity.architecture in BUILT_IN:
-        config["architecture"] = f"{identity.architecture}.{HINT}"
-        config["timm_backbones_ext"] = {"version": __version__, "base": identity.base, "edits": list(identity.edits)}
+    config["architecture"] = found.architecture
+    config.setdefault("model_args", {}).pop("num_classes", None)  # stands at the top; transformers refuses it twice
+    if found.extra:
+        config["model_args"]["edits"] = list(found.extra)
+    if found.architecture in BUILT_IN:
+        config["architecture"] = f"{found.architecture}.{HINT}"
+        config["timm_backbones_ext"] = {"version": __version__, "base": found.base, "edits": list(found.edits)}
     return config
 
 
 def _normalisation(model: Model) -> dict[str, Any]:
-    """Mean and std, one per channel: of channels that an edit added 0 and 1, of others timm's rule, the average."""
+    """Mean and std, one per channel: 0 and 1 for channels that an edit added, else the average, as timm does."""
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     new = model.in_chans - len(mean)
     if new > 0 and any(isinstance(item, InChans) for item in parse_edits(getattr(model, "edits", ()))):
@@ -144,7 +172,7 @@ def _normalisation(model: Model) -> dict[str, Any]:
 
 @contextmanager
 def _all_or_nothing(folder: Path) -> Generator[Path]:
-    """A draft folder whose files move to `folder` once they are all written."""
+    """A draft folder whose files move to `folder` once all of them are written."""
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -163,16 +191,21 @@ def _all_or_nothing(folder: Path) -> Generator[Path]:
 
 
 def check_folder(folder: Path) -> Report:
-    """Create the model in a folder and compare what it computes with the fingerprint beside it.
-
-    Returns:
-        The report of the comparison.
+    """Compare the files in a folder with their recorded sha256, then what the model computes with its fingerprint.
 
     Raises:
         FileNotFoundError: The folder has no fingerprint.
+        HubError: The files are damaged, or do not make a model.
         WeightsError: The weights are not those of the model that the config names.
     """
-    return compare(saved_fingerprint(folder), fingerprint(load(folder)))
+    files, saved = check_files(folder), saved_fingerprint(folder)
+    try:
+        report = compare(saved, fingerprint(load(folder)))
+    except (HubError, WeightsError) as error:
+        if not files.changed:
+            raise
+        raise HubError(f"{folder}: {'; '.join(files.changed)}. {error}") from error
+    return replace(report, structure=(*files.changed, *report.structure), notes=files.notes)
 
 
 def saved_fingerprint(folder: Path) -> Fingerprint:
@@ -192,9 +225,15 @@ def saved_fingerprint(folder: Path) -> Fingerprint:
 
 
 def load(folder: Path) -> Model:
-    """The model in a folder, with the dtypes of the file: timm makes it in float32."""
+    """The model in a folder, built once, with the dtypes of the file; timm converts all tensors to float32.
+
+    Raises:
+        HubError: The config does not fit a model of this version.
+        WeightsError: The weights are not those of the model that the config names.
+    """
     model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    stored, now = read_header(folder / WEIGHTS), model.state_dict(keep_vars=True)
-    for key in stored.keys() & now.keys():
-        now[key].data = now[key].data.to(stored[key].dtype)
+    now = model.state_dict(keep_vars=True)
+    for key, value in load_file(folder / WEIGHTS).items():
+        if key in now and value.shape == now[key].shape and value.dtype != now[key].dtype:
+            now[key].data = value
     return model

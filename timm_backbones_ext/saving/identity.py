@@ -1,40 +1,93 @@
-"""What a model is, in names by which another machine can create it."""
+"""What a model is: found once, then passed on to everything that saves, describes, checks or sends it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch.distributed.tensor import DTensor
 
 from .._types import Model
 from ..edits import parse_edits
+from ..fingerprints import unwrap
+from ..norm_layer import is_frozen
 from ..registry import BUILT_IN, VARIANTS
 
 __all__ = ["Identity", "identify"]
 
+RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits", "device", "dtype")
+"""Arguments of creation that say how a model is used, not what it is; edits are saved separately."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Identity:
-    """What a model is, in names that another machine knows."""
+    """A model, and the names and arguments by which another machine can create it."""
 
+    model: Model
+    """The full model inside the wrappers. It is the caller's own object and is never changed."""
+    wrappers: tuple[str, ...]
+    """Classes of the wrappers around it, outermost first."""
     architecture: str
-    """The name to create it by; one that this package or timm registers."""
+    """Name to create it by; this package or timm registers it."""
     base: str
     tag: str | None
     edits: tuple[str, ...]
-    """All edits, those of the architecture's own included."""
+    """All edits, including those of the architecture."""
     extra: tuple[str, ...]
     """The edits to pass as `edits=`."""
+    args: Mapping[str, Any]
+    """timm's arguments of creation; a frozen batch norm is saved as the edit that it became."""
+    sharded: bool
+    """Whether tensors are spread over ranks, by FSDP or tensor parallelism."""
 
 
 def identify(model: Model) -> Identity:
-    """Find the name and the edits by which a full model can be created anew.
+    """Find the name, the edits and the arguments by which a model can be created anew.
+
+    Args:
+        model: A full timm model, or one inside DDP, DataParallel, torch.compile or a feature wrapper.
 
     Raises:
-        ValueError: The model is edited and its base has no `ext_` name in this package.
+        ValueError: The wrapper holds no full model, or the model is edited and its base has no `ext_` name here.
     """
-    name, tag = model.pretrained_cfg["architecture"], model.pretrained_cfg.get("tag")
-    edits = tuple(getattr(model, "edits", ()))
+    full = unwrap(model)
+    around = _around(model, full)
+    architecture, base, edits, extra = _named(full)
+    return Identity(
+        model=full,
+        wrappers=tuple(type(item).__name__ for item in around),
+        architecture=architecture,
+        base=base,
+        tag=full.pretrained_cfg.get("tag"),
+        edits=edits,
+        extra=extra,
+        args=MappingProxyType({key: value for item in (*around, full) for key, value in _created_with(item).items()}),
+        sharded=any(isinstance(value, DTensor) for value in full.state_dict().values()),
+    )
+
+
+def _around(model: Model, full: Model) -> list[Model]:
+    """The wrappers around a full model, outermost first."""
+    found = []
+    while model is not full:
+        found.append(model)
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        model = full if inner is None else inner
+    return found
+
+
+def _created_with(model: Model) -> dict[str, Any]:
+    args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
+    return {key: value for key, value in args.items() if key != "norm_layer" or not is_frozen(value)}
+
+
+def _named(model: Model) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """Architecture, base, all edits, and the edits beyond those of the architecture."""
+    name, edits = model.pretrained_cfg["architecture"], tuple(getattr(model, "edits", ()))
     variant = VARIANTS.get(name)
     base = variant.base if variant else name
     if variant is None and not edits:
-        return Identity(name, base, tag, (), ())
+        return name, base, (), ()
     presets = {
         item: tuple(map(str, parse_edits(VARIANTS[item].edits))) for item in BUILT_IN if VARIANTS[item].base == base
     }
@@ -47,4 +100,4 @@ def identify(model: Model) -> Identity:
         )
     if name not in fitting:  # a user's own name, a timm model edited in place, or a variant whose edits are merged
         name = min(fitting, key=lambda item: (len(presets[item]), item))
-    return Identity(name, base, tag, edits, edits[len(presets[name]) :])
+    return name, base, edits, edits[len(presets[name]) :]

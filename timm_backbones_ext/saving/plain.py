@@ -1,5 +1,6 @@
-"""Models that can be saved as they are: whole tensors, on this machine, and stock timm where that is asked for."""
+"""Models in a form that can be saved: whole tensors on this machine, and stock timm's model where that is wanted."""
 
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -8,26 +9,15 @@ from torch.distributed.tensor import DTensor
 
 from .._types import Model
 from ..edits import parse_edits
-from ..norm_layer import is_frozen
-from ..registry import VARIANTS
+from .identity import Identity
 
-__all__ = ["as_plain_timm", "created_with", "is_sharded", "tensors", "whole"]
-
-RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits", "device", "dtype")
-"""Arguments of creation that say how a model is used, not what it is; edits are saved in their own way."""
-
-
-def created_with(model: Model) -> dict[str, Any]:
-    """timm's arguments by which a model was created; frozen batch norms are saved as the edit that they became."""
-    args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
-    return {key: value for key, value in args.items() if key != "norm_layer" or not is_frozen(value)}
+__all__ = ["as_plain_timm", "tensors", "whole"]
 
 
 def tensors(model: Model) -> dict[str, Tensor]:
-    """The state dict as tensors on the CPU that share no memory, as safetensors wants them.
+    """The state dict as CPU tensors that share no memory, which is what safetensors needs.
 
-    Shards of FSDP or of tensor parallelism are put together, which every rank has to take part in; tied tensors become
-    equal ones.
+    Tied tensors become equal ones. Shards of FSDP or tensor parallelism are gathered; every rank has to call.
     """
     seen: set[int] = set()
     state = {}
@@ -39,40 +29,37 @@ def tensors(model: Model) -> dict[str, Tensor]:
     return state
 
 
-def is_sharded(model: Model) -> bool:
-    """Whether tensors are spread over ranks, by FSDP or tensor parallelism."""
-    return any(isinstance(value, DTensor) for value in model.state_dict().values())
+def whole(found: Identity) -> Identity:
+    """The same model with whole tensors; a new one if it is sharded over ranks. Every rank has to call."""
+    if not found.sharded:
+        return found
+    edits = {"edits": list(found.extra)} if found.extra else {}
+    return replace(found, model=_twin(found, found.architecture, **edits), sharded=False)
 
 
-def whole(model: Model) -> Model:
-    """The model itself, or its equal with whole tensors if it is sharded over ranks."""
-    if not is_sharded(model):
-        return model
-    edits = list(getattr(model, "edits", ()))
-    variant = VARIANTS.get(model.pretrained_cfg["architecture"])
-    extra = edits[len(parse_edits(variant.edits)) :] if variant else edits
-    return _twin(model, model.pretrained_cfg["architecture"], **({"edits": extra} if extra else {}))
-
-
-def as_plain_timm(model: Model) -> Model:
+def as_plain_timm(found: Identity) -> Identity:
     """The model as stock timm makes it, for people without this package.
 
     Raises:
         ValueError: It has edits that are not merged.
     """
-    if edits := getattr(model, "edits", ()):
-        mergeable = [str(edit) for edit in parse_edits(edits) if edit.merges()]
+    if found.edits:
+        mergeable = [str(edit) for edit in parse_edits(found.edits) if edit.merges()]
         hint = f"; tbx.merge(model) removes {', '.join(mergeable)}" if mergeable else ""
         raise ValueError(
-            f"plain timm has no edits, and this model has {', '.join(edits)}{hint}. Push it without as_timm"
+            f"plain timm has no edits, and this model has {', '.join(found.edits)}{hint}. "
+            "Without the conversion to plain timm it can be saved and pushed as it is"
         )
-    name = model.pretrained_cfg["architecture"]
-    return _twin(model, VARIANTS[name].base if name in VARIANTS else name)
+    return replace(found, model=_twin(found, found.base), architecture=found.base)
 
 
-def _twin(model: Model, name: str, **kwargs: Any) -> Model:
-    args = {"num_classes": model.num_classes, "in_chans": model.in_chans, **created_with(model), **kwargs}
+def _twin(found: Identity, name: str, **kwargs: Any) -> Model:
+    """A new model of another name with the same tensors."""
+    model = found.model
+    args = {"in_chans": model.in_chans, **found.args, **kwargs, "num_classes": model.num_classes}
+    if any(edit.startswith("in_chans") for edit in found.edits):
+        del args["in_chans"]
     twin: Model = timm.create_model(name, **args)
-    twin.load_state_dict(tensors(model), strict=True)
+    twin.load_state_dict(tensors(model), strict=True, assign=True)
     twin.pretrained_cfg = twin.default_cfg = {**model.pretrained_cfg, "architecture": name}
     return twin.train(model.training)

@@ -1,4 +1,7 @@
-"""Signatures of saved backbones, made and checked by the `model-signing` package with keys of the user's own.
+"""Signatures of saved backbones, made and checked by the `model-signing` package with the user's own keys.
+
+A signature covers the content of weights, config and fingerprint. It does not name a repo or a commit: the same files
+have a valid signature in every repo, and so has an older version of them. A lock file binds the commit.
 
 openssl ecparam -name prime256v1 -genkey -noout -out key.pem
 openssl ec -in key.pem -pubout -out key.pub
@@ -14,36 +17,38 @@ __all__ = ["check_signature", "sign_folder"]
 
 
 def sign_folder(folder: Path, key: str | Path) -> None:
-    """Sign weights, config and fingerprint; the card is left out, since people edit it on the Hub.
+    """Sign weights, config and fingerprint; the card is left out because people edit it on the Hub.
 
     Args:
-        folder: Where they are; the signature is written beside them.
+        folder: The saved backbone; the signature is written into it.
         key: Private key, PEM, elliptic curve.
 
     Raises:
+        FileNotFoundError: There is no such key.
         ValueError: The key cannot be read.
         ImportError: The extra `signing` is not installed.
     """
     hashing, signing, _ = _library()
     if not Path(key).is_file():
-        raise FileNotFoundError(f"no private key {key}; the docs of signing say how to make one")
+        raise FileNotFoundError(f"no private key {key}; docs/sharing.md says how to make one")
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=Path(key))
         config.set_hashing_config(_only_pulled(hashing, folder)).sign(folder, folder / SIGNATURE)
     except Exception as error:
         raise ValueError(
-            f"cannot sign with {key}: expected a private key of an elliptic curve, PEM ({error})"
+            f"cannot sign with {key}: expected the private key of an elliptic curve as PEM ({error})"
         ) from error
 
 
 def check_signature(folder: Path, key: str | Path) -> None:
-    """See that the holder of a key has signed these files.
+    """Check that the holder of a key has signed these files, in whatever repo or commit they are.
 
     Args:
         folder: A saved or pulled backbone with its signature.
         key: Public key, PEM, that you trust.
 
     Raises:
+        FileNotFoundError: There is no such key.
         HubError: There is no signature, or it is of another key or of other files.
         ImportError: The extra `signing` is not installed.
     """

@@ -1,19 +1,70 @@
 """Errors of the Hub client, turned into ones that say what to do."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub import errors
 
-__all__ = ["HubError", "TransportError", "explained"]
+from ..errors import HubError
+
+__all__ = ["HubError", "TransportError", "UnreadableAnswer", "explained", "readable", "tried"]
 
 TransportError: Any = next(item for item in errors.HfHubHTTPError.__mro__ if item.__name__ == "HTTPError")
 """What the client's HTTP library raises; which library that is depends on the client's version."""
 
 
-class HubError(RuntimeError):
-    """A repo that cannot be read or written, or that does not hold what it should; nothing was loaded or changed."""
+class UnreadableAnswer(HubError):
+    """An answer of the server that is not what the Hub's interface promises."""
+
+
+@contextmanager
+def readable() -> Generator[None]:
+    """Turn the errors of parsing an answer into an UnreadableAnswer: wrong types, missing keys, broken JSON."""
+    try:
+        yield
+    except errors.HFValidationError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise UnreadableAnswer(
+            f"the Hub's answer cannot be read ({type(error).__name__}: {error}); nothing was loaded"
+        ) from error
+
+
+def _refused(place: str, error: Any) -> str:
+    status = getattr(error.response, "status_code", None)
+    hint = " Run `hf auth login` with a token that may write." if status in (401, 403) else ""
+    return f"{place}: the Hub answered {status}: {error.server_message or error}.{hint}{tried(error)}"
+
+
+MESSAGES: tuple[tuple[Any, Callable[[str, Any], str]], ...] = (
+    (UnreadableAnswer, lambda place, error: f"{place}: {error}"),
+    (
+        errors.HFValidationError,
+        lambda place, error: f"{place!r} is not a valid repo id; expected 'owner/name'. {error}",
+    ),
+    (
+        errors.GatedRepoError,
+        lambda place, _: f"{place} is gated: ask for access on its page, then run `hf auth login`",
+    ),
+    (
+        errors.RepositoryNotFoundError,
+        lambda place, _: f"{place}: no such repo, or a private one. If it is yours, run `hf auth login`",
+    ),
+    (errors.RevisionNotFoundError, lambda place, _: f"{place}: the repo has no such branch, tag or commit"),
+    (
+        (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled),
+        lambda place, error: f"{place}: {error}. Run `hf auth login`, or go online",
+    ),
+    (errors.HfHubHTTPError, _refused),
+    (
+        TransportError,
+        lambda place, error: (
+            f"{place}: the Hub cannot be reached, or broke off: {error or type(error).__name__}{tried(error)}"
+        ),
+    ),
+)
+"""What to say of each error, the most specific first."""
 
 
 @contextmanager
@@ -21,30 +72,18 @@ def explained(place: str) -> Generator[None]:
     """Turn the errors of the Hub client into a HubError that names the place."""
     try:
         yield
-    except errors.HFValidationError as error:
-        raise HubError(f"{place!r} is no repo id; expected 'owner/name'. {error}") from error
-    except errors.GatedRepoError as error:
-        raise HubError(f"{place} is gated: ask for access on its page, then run `hf auth login`") from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubError(f"{place}: no such repo, or a private one. If it is yours, run `hf auth login`") from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{place}: the repo has no such branch, tag or commit") from error
-    except (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise HubError(f"{place}: {error}. Run `hf auth login`, or go online") from error
-    except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        hint = " Run `hf auth login` with a token that may write." if status in (401, 403) else ""
-        raise HubError(
-            f"{place}: the Hub answered {status}: {error.server_message or error}.{hint}{tried(error)}"
-        ) from (error)
-    except TransportError as error:
-        raise HubError(
-            f"{place}: the Hub cannot be reached, or broke off: {error or type(error).__name__}{tried(error)}"
-        ) from error
-    except RuntimeError as error:  # hf_xet has no class of its own
-        if "hf_xet" not in f"{type(error).__module__} {error}" and "Xet" not in str(error):
-            raise
-        raise HubError(f"{place}: the upload by Xet broke off: {error}") from error
+    except Exception as error:
+        for kind, message in MESSAGES:
+            if isinstance(error, kind):
+                raise HubError(message(place, error)) from error
+        if isinstance(error, RuntimeError) and _of_xet(error):
+            raise HubError(f"{place}: the upload by Xet broke off: {error}") from error
+        raise
+
+
+def _of_xet(error: RuntimeError) -> bool:
+    """Whether an error comes from hf_xet, which has no error class of its own."""
+    return not isinstance(error, HubError) and ("hf_xet" in f"{type(error).__module__} {error}" or "Xet" in str(error))
 
 
 def tried(error: BaseException | None) -> str:

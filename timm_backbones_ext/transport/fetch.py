@@ -1,4 +1,5 @@
-"""One file from a URL to a path: resumed where it broke off, also by another process, and kept only if it is right."""
+"""One file from a URL to a path: resumed where it broke off, also by another process, and kept only if its hash is
+right."""
 
 import errno
 import os
@@ -11,14 +12,15 @@ from huggingface_hub.utils import get_session, hf_raise_for_status, tqdm
 
 from .._digest import CHUNK, git_hasher, sha256_of
 from ..errors import HubError
-from .errors import TransportError
+from .errors import TransportError, readable
 from .retry import PATIENCE
 
 __all__ = ["Content", "fetch"]
 
 EXPIRED = (401, 403)
-"""A storage host says so of a link that has run out; the Hub gives a new one."""
+"""Statuses that mean an expired signed link; the Hub gives a new one."""
 BROKEN_LINKS = 2
+"""How many expired links are replaced before the refusal counts as an error."""
 
 
 class Content:
@@ -29,7 +31,7 @@ class Content:
 
     @property
     def etag(self) -> str:
-        """What the Hub and its client's cache call the content."""
+        """The hash by which the Hub and its client's cache name the content."""
         return self.sha256 or self.git or ""
 
     def is_in(self, path: Path) -> bool:
@@ -46,7 +48,8 @@ class Content:
 def fetch(url: str, headers: dict[str, str], content: Content, target: Path, place: str) -> None:
     """Download a file to `target`, which is written only when it is whole and has the right hash.
 
-    What has arrived is kept beside it as `.incomplete` for the next attempt or process. The caller holds the lock.
+    The part that has arrived is kept beside it as `.incomplete` for the next attempt or process. The caller holds the
+    lock of the file.
 
     Raises:
         HubError: Another content arrived twice, or the disk is full.
@@ -82,13 +85,14 @@ def _require_space(partial: Path, content: Content, place: str) -> None:
 
 
 def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) -> None:
-    """Append to the partial file until it has its size; patience starts anew whenever something has arrived."""
+    """Append to the partial file until it has its size; whenever bytes arrive, failures are counted anew."""
     failures = links = 0
-    partial.touch()  # all there is of an empty file
+    partial.touch()  # an empty file needs no request
     with tqdm(total=content.size, desc=content.name, unit="B", unit_scale=True, leave=False, name=__name__) as bar:
         while (have := _size(partial)) < content.size:
             try:
-                _append(partial, url, headers, have, content.size, bar)
+                with readable():
+                    _append(partial, url, headers, have, content.size, bar)
             except TransportError as error:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 if status in EXPIRED and _from_storage(error, url) and links < BROKEN_LINKS:
@@ -98,7 +102,7 @@ def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) ->
                 bar.set_postfix_str(f"attempt {failures + 1}")
                 PATIENCE.wait(failures, error, f" to get {content.name}{_kept(partial, content)}")
     if _size(partial) > content.size:
-        partial.unlink()  # not what was asked for; the hash check says so
+        partial.unlink()  # longer than the file; the hash check reports it
 
 
 def _append(partial: Path, url: str, headers: dict[str, str], have: int, size: int, bar: Any) -> None:
@@ -124,12 +128,12 @@ def _append(partial: Path, url: str, headers: dict[str, str], have: int, size: i
 
 
 def _from_storage(error: Any, url: str) -> bool:
-    """Whether it was not the Hub itself that refused, but the host that it sent us to."""
+    """Whether a storage host refused, which the Hub redirected to, and not the Hub itself."""
     return str(error.response.url).partition("?")[0] != url.partition("?")[0]
 
 
 def _kept(partial: Path, content: Content) -> str:
-    """What an error says of the part that has arrived."""
+    """The part of an error's message about the bytes that have arrived."""
     size = _size(partial)
     return f"; {size:,} of {content.size:,} bytes are here, and the next pull goes on from there" if size else ""
 

@@ -1,7 +1,7 @@
 """A repo at one commit, in the cache that all Hub clients on a machine share.
 
 The layout is the one that huggingface_hub documents: `blobs/<hash>`, `snapshots/<commit>/<name>` as links to blobs,
-`refs/<branch>` with a commit. So timm, transformers and `hf cache` see the files, and we see theirs.
+`refs/<branch>` with a commit. timm, transformers and `hf cache` read these files, and this package reads theirs.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, ModelInfo, constants, hf_hub_url
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, validate_repo_id
 
@@ -25,26 +25,26 @@ from .errors import TransportError, explained, tried
 from .fetch import Content, fetch
 from .retry import PATIENCE, persist
 
-__all__ = ["CLIENT", "Repo"]
+__all__ = ["CLIENT", "Repo", "listing"]
 
 CLIENT: Any = {"library_name": "timm-backbones-ext", "library_version": __version__}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Repo:
-    """A model repo at one commit, which is found out once.
+    """A model repo at one commit; the Hub is asked for the commit once.
 
     Args:
         repo_id: "owner/name"; "owner/name@revision" and "hf-hub:owner/name" as timm writes it are understood too.
         revision: Branch, tag or commit; `main` by default.
         token: Access token; that of `hf auth login` by default.
         cache_dir: Folder of the cache; huggingface_hub's by default.
-        pinned: sha256 of each file, if they are known beforehand: then nothing else is accepted, and what the cache
-            holds needs no request.
+        pinned: sha256 of each file, if they are known beforehand. Then no other content is accepted, and files in the
+            cache need no request.
 
     Raises:
-        HubError: The repo id is none.
+        HubError: The repo id is not valid.
     """
 
     def __init__(
@@ -67,34 +67,50 @@ class Repo:
         self._locks = cache / ".locks" / self.folder.name
         self._contents: dict[str, Content] | None = None
         self._unreachable = False
-        self._commit = self.revision if _COMMIT.fullmatch(self.revision) else None
+        self._commit = self.revision if self.is_commit(self.revision) else None
+
+    @staticmethod
+    def is_commit(revision: str) -> bool:
+        """Whether a revision is the full id of a commit."""
+        return _COMMIT.fullmatch(revision) is not None
 
     @property
     def commit(self) -> str:
-        """The commit that the revision means."""
+        """The commit of the revision.
+
+        Raises:
+            HubError: The Hub cannot be asked, or answers with another commit than the one asked for.
+        """
         if self._commit is None:
             self._look_up()
         return str(self._commit)
 
     @property
     def snapshot(self) -> Path:
-        """The folder of the commit's files; a file is there once it was asked for."""
+        """The folder of the commit's files; a file is there after `file` was called for it."""
         return self.folder / "snapshots" / self.commit
 
     def contents(self) -> dict[str, Content]:
-        """Size and hash of each file, as the Hub has recorded them; empty without a network."""
+        """Size and hash of each file, as the Hub recorded them; empty without a network."""
         if self._contents is None:
             self._look_up()
         return self._contents or {}
 
     def has(self, name: str) -> bool:
-        """Whether the commit has a file; found out without a request if it is locked or in the cache."""
+        """Whether the commit has a file; no request is made if it is locked or in the cache."""
         if self.pinned:
             return name in self.pinned
         return (self.snapshot / name).is_file() or name in self.contents()
 
+    def size(self, name: str) -> int:
+        """Bytes of a file of the commit; no request is made if it is in the cache."""
+        path = self.snapshot / checked_name(name)
+        if path.is_file():
+            return path.stat().st_size
+        return self.contents()[name].size if name in self.contents() else 0
+
     def file(self, name: str) -> Path:
-        """A file of the commit, checked; it is fetched if it is not here, or here with another content.
+        """A file of the commit, checked against its hash; it is fetched if the cache lacks it or holds other content.
 
         Raises:
             HubError: There is no such file, it cannot be fetched, or it is not what the Hub or the lock says.
@@ -107,7 +123,7 @@ class Repo:
         return path
 
     def _cached(self, name: str) -> Path | None:
-        """The file if the cache holds it unharmed, found out without a request: the cache names blobs by their hash."""
+        """The file if the cache holds it undamaged; no request is made, since the cache names blobs by their hash."""
         path = self.snapshot / checked_name(name)
         if not path.is_file():
             return None
@@ -142,58 +158,85 @@ class Repo:
         return path
 
     def _look_up(self) -> None:
-        """Ask the Hub for commit and files. Without a network the commit that was seen last serves, if there is one."""
+        """Ask the Hub for commit and files; without a network, use the commit that was seen last."""
         ref = self.folder / "refs" / self.revision
-        known = self._commit or (ref.read_text() if ref.is_file() else None)
+        known = self._commit or _seen_last(ref)
         try:
             with explained(self.place):
                 api = HfApi(token=self.token, **CLIENT)
                 patience = replace(PATIENCE, attempts=2) if known else PATIENCE
-                asked: Any = {
-                    "revision": self.revision,
-                    "files_metadata": True,
-                    "timeout": constants.HF_HUB_ETAG_TIMEOUT,
-                }
-                info = persist(lambda: api.model_info(self.id, **asked), patience)
+                came, self._contents = persist(lambda: self._asked(api), patience)
         except HubError as error:
-            unreachable = isinstance(error.__cause__, (OfflineModeIsEnabled, TransportError))
-            if not unreachable or getattr(error.__cause__, "response", None) is not None:
+            if not _is_unreachable(error.__cause__):
                 raise
             if not known or not (self.folder / "snapshots" / known).is_dir():
                 lack = f"{self.place}: the Hub cannot be reached and this revision is not in the cache"
                 raise HubError(f"{lack} ({error.__cause__}){tried(error.__cause__)}") from error.__cause__
             self._commit, self._contents, self._unreachable = known, {}, True
             return
-        self._commit = _checked(str(info.sha), _COMMIT, self.place)
-        self._contents = {item.rfilename: _content(item, self.place) for item in info.siblings or ()}
-        if self.revision != self._commit and known != self._commit:
-            with contextlib.suppress(OSError):  # a cache that cannot be written to serves all the same
+        if self._commit not in (None, came):
+            raise HubError(
+                f"{self.place}: asked for commit {self._commit}, and the Hub answered with {came}. "
+                "A branch or tag may have the name of a commit; nothing was loaded"
+            )
+        if self._commit is None and known != came:
+            with contextlib.suppress(OSError):  # a cache that cannot be written to is read all the same
                 ref.parent.mkdir(parents=True, exist_ok=True)
-                _replace(ref, self._commit)
+                _replace(ref, came)
+        self._commit = came
+
+    def _asked(self, api: HfApi) -> tuple[str, dict[str, Content]]:
+        """Commit and files, as the Hub answers now."""
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        return listing(api.model_info(self.id, revision=self.revision, files_metadata=True, timeout=timeout))
+
+
+def listing(info: ModelInfo) -> tuple[str, dict[str, Content]]:
+    """The commit, and the size and hash of each file, from the Hub's answer about a repo.
+
+    Raises:
+        ValueError: The answer lacks them, or has something else in their place.
+    """
+    return _checked(info.sha, _COMMIT), {item.rfilename: _content(item) for item in info.siblings or ()}
+
+
+def _seen_last(ref: Path) -> str | None:
+    """The commit that a branch or tag had when the Hub last answered."""
+    if not ref.is_file():
+        return None
+    text = ref.read_text(encoding="utf-8", errors="replace").strip()
+    return text if _COMMIT.fullmatch(text) else None
+
+
+def _is_unreachable(cause: BaseException | None) -> bool:
+    """Whether there was no answer at all."""
+    return isinstance(cause, (OfflineModeIsEnabled, TransportError)) and getattr(cause, "response", None) is None
 
 
 def checked_name(name: str) -> str:
-    """A file's name in a repo, which must not lead out of the cache.
+    """A file's name in a repo.
 
     Raises:
-        HubError: It would.
+        HubError: The name would lead out of the cache.
     """
     parts = name.split("/")
     if not name or "\\" in name or ":" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
-        raise HubError(f"{name!r} is no path inside a repo; nothing was loaded")
+        raise HubError(f"{name!r} is not a path inside a repo; nothing was loaded")
     return name
 
 
-def _content(sibling: Any, place: str) -> Content:
-    lfs = sibling.lfs
-    sha256 = _checked(lfs.sha256, _HASH, place) if lfs else None
-    return Content(sibling.rfilename, int(sibling.size or 0), sha256, _checked(sibling.blob_id, _HASH, place))
+def _content(sibling: Any) -> Content:
+    sha256 = _checked(sibling.lfs.sha256, _SHA256) if sibling.lfs else None
+    size = 0 if sibling.size is None else sibling.size
+    if not isinstance(size, int) or size < 0 or not isinstance(sibling.rfilename, str):
+        raise ValueError(f"a file {sibling.rfilename!r} of {size!r} bytes")
+    return Content(sibling.rfilename, size, sha256, _checked(sibling.blob_id, _COMMIT))
 
 
-def _checked(text: str, pattern: re.Pattern[str], place: str) -> str:
-    """A hash that becomes part of a path."""
-    if not pattern.fullmatch(text):
-        raise HubError(f"{place}: the Hub answered with {text!r} where a hash belongs; nothing was loaded")
+def _checked(text: Any, pattern: re.Pattern[str]) -> str:
+    """A hash of the answer; it becomes part of a path."""
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise ValueError(f"{text!r} where a hash belongs")
     return text
 
 
@@ -205,7 +248,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _link(path: Path, blob: Path) -> None:
-    """Let the snapshot's path lead to the blob; a copy where there are no links."""
+    """Link the snapshot's path to the blob; copy it where the system has no links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

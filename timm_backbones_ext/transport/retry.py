@@ -1,23 +1,27 @@
-"""Patience with faults that pass: resets, timeouts, and answers that ask to come again."""
+"""Patience with faults that pass: resets, timeouts, and answers that ask the client to come again."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .errors import TransportError
+from .errors import TransportError, readable
 
 __all__ = ["PATIENCE", "Patience", "persist"]
 
 T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)
+"""Statuses that a later attempt may not meet again."""
 HOPELESS = ("LocalProtocolError", "TooManyRedirects", "UnsupportedProtocol")
+"""Transport errors that no later attempt can change."""
+_SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass
 class Patience:
-    """How often and how long to try again; the wait doubles each time, and half of it is drawn by lot."""
+    """How often and how long to try again; the wait doubles each time and half of it is random."""
 
     attempts: int = 6
     first_wait: float = 0.5
@@ -26,9 +30,12 @@ class Patience:
     """Seconds; also the longest `Retry-After` that is waited for."""
 
     def wait(self, failures: int, error: BaseException, what: str = "") -> None:
-        """Sleep after so many failures in a row, or raise the last one: it will not pass, or patience is at its end.
+        """Wait, or re-raise the error if it is permanent or the attempts are used up.
 
-        `what` was tried and how far it came; it is added to the error.
+        Args:
+            failures: Failures in a row so far.
+            error: The last of them.
+            what: What was tried and how far it came; the error says it.
         """
         asked = passes(error)
         if asked is None:
@@ -45,22 +52,27 @@ PATIENCE = Patience()
 
 
 def passes(error: BaseException) -> float | None:
-    """Seconds that the server asks to wait, 0 if it does not say; None for a fault that will not pass by itself."""
+    """Seconds that the server asks to wait, 0 if it does not say; None for a fault that does not pass by itself."""
     response: Any = getattr(error, "response", None)
     if response is not None:
         if response.status_code not in PASSING:
             return None
-        asked = response.headers.get("Retry-After", "")
-        return float(asked) if asked.isdigit() else 0.0
+        asked = response.headers.get("Retry-After", "").strip()
+        return float(asked) if _SECONDS.fullmatch(asked) else 0.0
     return 0.0 if isinstance(error, TransportError) and type(error).__name__ not in HOPELESS else None
 
 
 def persist(call: Callable[[], T], patience: Patience | None = None) -> T:
-    """Call until it succeeds, fails for good, or patience is at its end; the last error says how often it was tried."""
+    """Call until it succeeds, fails for good, or the attempts are used up; the last error says how often it was tried.
+
+    Raises:
+        UnreadableAnswer: The client cannot parse what the server answered.
+    """
     patience, failures = patience or PATIENCE, 0
     while True:
         try:
-            return call()
+            with readable():
+                return call()
         except Exception as error:
             failures += 1
             patience.wait(failures, error)

@@ -18,6 +18,7 @@ __all__ = [
     "FILES",
     "FINGERPRINT",
     "HINT",
+    "MANIFEST",
     "PULLED",
     "SIGNATURE",
     "WEIGHTS",
@@ -26,9 +27,9 @@ __all__ = [
 ]
 
 WEIGHTS, CONFIG, FINGERPRINT = "model.safetensors", "config.json", "fingerprint.safetensors"
-CARD, SIGNATURE = "README.md", "model.sig"
+CARD, SIGNATURE, MANIFEST = "README.md", "model.sig", "SHA256SUMS"
 PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
-FILES = (*PULLED, CARD)
+FILES = (*PULLED, CARD, MANIFEST)
 DETECTOR = ("detector.json", "detector.safetensors")
 """What the folder of a trained detector has as well; they are pushed with its backbone."""
 HINT = "needs_pip_install_timm-backbones-ext"

@@ -96,7 +96,13 @@ def _where_config_came_from(repo_id: str, revision: str, cache_dir: str | Path |
     read = try_to_load_from_cache(repo_id, CONFIG, cache_dir=cache_dir, revision=revision or None)
     if not isinstance(read, str):
         return Repo(repo_id, revision or None, cache_dir=cache_dir)
-    repo, content = Repo(repo_id, Path(read).parent.name, cache_dir=cache_dir), Path(read).read_bytes()
+    came = Path(read).parent.name
+    if Repo.is_commit(revision) and came != revision:
+        raise HubError(
+            f"{repo_id}@{revision}: asked for this commit, and the Hub answered with {came}. "
+            "A branch or tag may have the name of a commit; nothing was loaded"
+        )
+    repo, content = Repo(repo_id, came, cache_dir=cache_dir), Path(read).read_bytes()
     if repo.file(CONFIG).read_bytes() != content:
         raise HubError(f"{repo_id}: {CONFIG} was damaged in the cache; it is whole again now. Create the model again")
     read_config(repo.file(CONFIG), repo.place)

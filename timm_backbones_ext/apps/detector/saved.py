@@ -16,6 +16,7 @@ from ...errors import WeightsError
 from ...hub.download import pull
 from ...saving.card import REPO_PLACEHOLDER
 from ...saving.folder import save
+from ...saving.manifest import write_manifest
 from ...transport import Repo
 from ...weights.files import CONFIG, DETECTOR, WEIGHTS, read_header, write_safetensors
 from ...weights.fit import mismatch
@@ -89,6 +90,7 @@ def save_detector(model: Model, folder: str | Path, design: Design, metrics: Map
     state = {key: value.cpu().contiguous() for key, value in model.state_dict().items() if not key.startswith(BODY)}
     write_safetensors(state, draft / REST, {"format": "pt", "timm_backbones_ext": __version__})
     (draft / DESIGN).write_text(json.dumps(asdict(design), indent=2) + "\n", encoding="utf-8")
+    write_manifest(draft)
     if folder.exists():
         folder.rename(old)
     draft.rename(folder)

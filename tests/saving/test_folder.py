@@ -141,7 +141,7 @@ def test_labels_are_one_per_class(tmp_path: Path) -> None:
 def test_a_saved_model_is_replaced_only_when_asked(tmp_path: Path) -> None:
     model = timm.create_model("ext_resnet18")
     tbx.save(model, tmp_path)
-    with pytest.raises(FileExistsError, match="overwrite=True"):
+    with pytest.raises(FileExistsError, match="or overwrite it"):
         tbx.save(model, tmp_path)
     tbx.save(timm.create_model("ext_resnet18", num_classes=2), tmp_path, overwrite=True)
     assert config(tmp_path)["num_classes"] == 2
@@ -151,7 +151,7 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytes
     model = timm.create_model("ext_resnet18")
     tbx.save(model, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
-    monkeypatch.setattr("timm_backbones_ext.hub.folder.render_card", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("timm_backbones_ext.saving.folder.render_card", lambda *_, **__: 1 / 0)
     for folder in ("old", "new"):
         with pytest.raises(ZeroDivisionError):
             tbx.save(model, tmp_path / folder, overwrite=True)

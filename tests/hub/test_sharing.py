@@ -39,18 +39,22 @@ def test_what_is_pulled_computes_what_was_pushed(model: torch.nn.Module, repo: s
     assert tbx.verify(repo).same
     assert tbx.verify(repo, revision=commit.oid).same
     again = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
+    sent, came = model.state_dict(), again.state_dict()
+    assert all(came[key].equal(value) for key, value in sent.items())
     x = testing.image(model, 64, 64)
-    assert torch.equal(again(x), model(x))
+    close = {"rtol": 1e-5, "atol": 1e-5}  # the last bit of a sum depends on where in memory a weight begins
+    torch.testing.assert_close(again(x), model(x), **close)
     assert again.edits == model.edits
     _, levels = model.forward_intermediates(x)
     maps = timm.create_model(f"hf-hub:{repo}", pretrained=True, features_only=True).eval()(x)
-    assert all(torch.equal(got, expected) for got, expected in zip(maps, levels, strict=True))
+    for got, expected in zip(maps, levels, strict=True):
+        torch.testing.assert_close(got, expected, **close)
 
 
 def test_one_commit_holds_everything_and_no_pickle(model: torch.nn.Module, repo: str) -> None:
     tbx.push_to_hub(model, repo)
     assert len(HfApi().list_repo_commits(repo)) == 2  # the first one is empty
-    files = ["README.md", "config.json", "fingerprint.safetensors", "model.safetensors"]
+    files = ["README.md", "SHA256SUMS", "config.json", "fingerprint.safetensors", "model.safetensors"]
     assert sorted(HfApi().list_repo_files(repo)) == files
 
 
@@ -116,9 +120,9 @@ def test_pushing_without_a_token_says_how_to_get_one(model: torch.nn.Module, rep
 
 @pytest.mark.parametrize("bad", ["no spaces here", "a/b/c", "me/", "-x/y"])
 def test_a_repo_id_that_is_none_is_refused_before_any_work(bad: str) -> None:
-    with pytest.raises(tbx.HubError, match="no repo id"):
+    with pytest.raises(tbx.HubError, match="is not a valid repo id"):
         tbx.push_to_hub(None, bad)
-    with pytest.raises(tbx.HubError, match="no repo id"):
+    with pytest.raises(tbx.HubError, match="is not a valid repo id"):
         tbx.pull(bad)
 
 
@@ -201,6 +205,8 @@ def test_without_a_network_the_cache_is_used_or_the_error_says_what_lacks(model:
     tbx.pull(repo)
     script = f"""
 import timm_backbones_ext as tbx
+from timm_backbones_ext.transport import PATIENCE
+PATIENCE.first_wait = 0.01
 print(tbx.verify({repo!r}).same, tbx.verify({repo!r}, revision={commit!r}).same)
 try:
     tbx.pull({repo!r}, revision="v9")

@@ -1,0 +1,101 @@
+"""The files of a push, in a folder of their own, checked before anything is sent."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import validate_repo_id
+from torch.distributed import get_rank, is_initialized
+
+from .._types import Model
+from ..saving.card import card_fields, card_section, merge_cards
+from ..saving.folder import write_card, write_folder, write_labels
+from ..saving.identity import identify
+from ..saving.manifest import write_manifest
+from ..saving.signing import sign_folder
+from ..transport import explained
+from ..weights.files import CARD, CONFIG, DETECTOR, FILES, SIGNATURE
+from .preflight import preflight
+
+__all__ = ["drafted"]
+
+
+@contextmanager
+def drafted(source: Model | str | Path, repo_id: str, sign: str | Path | None, **made: Any) -> Generator[Path]:
+    """A scratch folder with the files to send.
+
+    Args:
+        source: A model, or a folder that `save` wrote.
+        repo_id: "owner/name".
+        sign: Private key to sign the files with.
+        made: `label_names`, `card`, `metrics` and `as_timm` of `save`.
+
+    Raises:
+        HubError: The repo id is not valid, or the files do not make the model.
+        ValueError: The model cannot be saved, or sent from this rank.
+    """
+    with explained(repo_id):
+        validate_repo_id(repo_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        if isinstance(source, (str, Path)):
+            _from_folder(Path(source), folder, **made)
+        else:
+            _from_model(source, folder, **made)
+        write_manifest(folder)
+        if sign is not None:
+            sign_folder(folder, sign)
+        yield folder
+
+
+def _from_model(model: Model, folder: Path, *, as_timm: bool, **made: Any) -> None:
+    found = identify(model)
+    if found.sharded:
+        raise ValueError("the model is sharded: call tbx.save on every rank, then push the folder from one")
+    if is_initialized() and get_rank() > 0:
+        raise ValueError("every rank holds the same model: push it from rank 0 alone")
+    write_folder(found, folder, as_timm=as_timm, **made)
+    preflight(folder, None if as_timm else found.model)
+
+
+def _from_folder(
+    source: Path,
+    folder: Path,
+    *,
+    label_names: Sequence[str] | None,
+    card: Mapping[str, Any] | None,
+    metrics: Mapping[str, float] | None,
+    as_timm: bool,
+) -> None:
+    """Copy a saved folder, with the label names, the card's fields and the results that are asked for now."""
+    for name in (*FILES, *DETECTOR, SIGNATURE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    found = identify(preflight(folder))
+    old = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    fields, results = card_fields(old)
+    texts: dict[str, Any] = {
+        "card": {**fields, **(card or {})},
+        "metrics": results if metrics is None else metrics,
+        "section": card_section(old),
+    }
+    if as_timm:
+        if any((folder / name).is_file() for name in DETECTOR):
+            raise ValueError(f"{source} holds a detector, which plain timm does not read; push it as it is")
+        labels = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("label_names")
+        labels = labels if label_names is None else label_names
+        write_folder(found, folder, label_names=labels, as_timm=True, overwrite=True, **texts)
+        preflight(folder)
+    elif label_names is not None:
+        write_labels(folder, label_names)
+    if as_timm or label_names is not None:
+        (folder / SIGNATURE).unlink(missing_ok=True)  # it was made for other files
+    if not as_timm and (card or metrics or label_names is not None or not old):
+        write_card(found, folder, **texts)
+    new = (folder / CARD).read_text(encoding="utf-8")
+    if old and new != old:
+        (folder / CARD).write_text(merge_cards(old, new), encoding="utf-8")
