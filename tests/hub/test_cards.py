@@ -96,7 +96,7 @@ def test_a_card_whose_metadata_cannot_be_read_is_left_alone(repo: str, old: str,
     store.commit(repo, "heads/main", Draft("theirs", "", "me", {card.path: card}))
     with pytest.raises(ValueError, match=r"metadata that cannot be read .* correct it there first"):
         tbx.push_to_hub(make(), repo)
-    assert HfApi().list_repo_files(repo) == ["README.md"]
+    assert HfApi().list_repo_files(repo) == [".gitattributes", "README.md"]
 
 
 def test_results_become_the_model_index(repo: str) -> None:

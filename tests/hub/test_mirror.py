@@ -30,7 +30,7 @@ def saved(local_hub: FaultyHub, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_mirror_holds_the_same_commit_for_networks_without_the_hub(saved: Path, tmp_path: Path) -> None:
     done = mirror(REPO, tmp_path / "mirror")
     commit = done.commit
-    assert (done.files, done.kept) == (5, None)
+    assert (done.files, done.kept) == (6, None)
     assert commit == HfApi().repo_info(REPO).sha
     assert mirror(REPO, tmp_path / "mirror") == done
     with LocalHub(tmp_path / "mirror") as other:
