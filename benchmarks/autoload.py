@@ -38,7 +38,7 @@ def seconds(code: str, *, autoload: bool = True) -> list[float]:
     return [float(number) for number in done.stdout.split()]
 
 
-def main(rounds: int = 7) -> None:
+def main(rounds: int = 15) -> None:
     """Measure, print and write."""
     hook, torch, timm_on, timm_off = [], [], [], []
     seconds(IMPORT.format("timm"))  # writes the bytecode
