@@ -13,7 +13,7 @@ from typing import Any
 
 from ._types import Model
 
-__all__ = ["create", "editable", "find_source", "known", "licences", "one_of", "repo_id", "saved_folder"]
+__all__ = ["create", "editable", "find_folder", "find_source", "known", "licences", "one_of", "repo_id", "saved_folder"]
 
 HUB = ("hf-hub:", "hf_hub:")
 """First parts of names that are repos."""
@@ -53,6 +53,18 @@ def saved_folder(source: str | Path) -> Path | None:
     if isinstance(source, Path) or PATHLIKE.match(text):
         raise FileNotFoundError(f"no folder {str(folder)!r}{_near(folder)}")
     return None
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder that a source names.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The source is a file.
+    """
+    if folder := saved_folder(source):
+        return folder
+    raise FileNotFoundError(f"no folder {str(source)!r}{_near(Path(source))}")
 
 
 def find_source(source: str | Path) -> Path | str:
@@ -129,9 +141,11 @@ def known(source: str) -> str:
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
+    from .weights.files import CONFIG
+
     if folder := saved_folder(source):
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"the folder {str(folder)!r} holds no model: it has no config.json")
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"the folder {str(folder)!r} holds no model: it has no {CONFIG}")
         return f"{FOLDER}{folder}"
     if "/" in source:
         return f"{HUB[0]}{find_source(source)}"

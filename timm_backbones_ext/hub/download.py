@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from .. import names
 from .._digest import sha256_of
 from ..errors import HubError
 from ..fingerprints import Fingerprint, Report
@@ -46,8 +47,9 @@ def pull(
     Raises:
         HubError: No such repo, revision or permission, no network, damaged files, no safetensors weights, a model
             that this version does not know, or one that computes something else than what was sent.
-        ValueError: The lock does not name the repo, or names another revision.
+        ValueError: The repo id is none, or the lock does not name the repo, or names another revision.
     """
+    repo_id = names.repo_id(repo_id)
     options: Any = {"token": token, "cache_dir": cache_dir}
     repo = locked(repo_id, revision, lock, **options) if lock else Repo(repo_id, revision, **options)
     if not repo.has(CONFIG):
@@ -84,12 +86,12 @@ def verify(
 
     Raises:
         HubError: The repo cannot be pulled, or is not signed by the key.
-        FileNotFoundError: There is no fingerprint.
+        FileNotFoundError: There is no such folder, or no fingerprint in it.
+        ValueError: The source is a file or the name of a model.
     """
-    name = str(source)
-    folder = Path(name.removeprefix("local-dir:"))
-    if not name.startswith("local-dir:") and not folder.is_dir():
-        folder = pull(name, revision, token=token, check=False)
+    folder = names.find_source(source)
+    if isinstance(folder, str):
+        name, folder = folder, pull(folder, revision, token=token, check=False)
         if trust is not None and (repo := Repo(name, folder.name, token=token)).has(SIGNATURE):
             repo.file(SIGNATURE)
     if trust is not None:

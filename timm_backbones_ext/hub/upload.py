@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import validate_repo_id
 from torch.distributed import get_rank, is_initialized
 
+from .. import names
 from .._types import Model
 from ..errors import HubError
 from ..saving.folder import load, save, write_card
@@ -121,13 +121,13 @@ def plan_push(
 @contextmanager
 def _prepared(model: Model | str | Path, repo_id: str, made: dict[str, Any]) -> Generator[Path]:
     """A folder of its own with the files to send, checked."""
-    with explained(repo_id):
-        validate_repo_id(repo_id)
+    names.repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if isinstance(model, (str, Path)):
+            source = names.find_folder(model)
             for name in (*FILES, *DETECTOR, SIGNATURE):
-                if (path := Path(model) / name).is_file():
+                if (path := source / name).is_file():
                     shutil.copyfile(path, folder / name)
             preflight(folder)
             if not (folder / CARD).is_file():  # a pulled folder has none
