@@ -13,7 +13,18 @@ from typing import Any
 
 from ._types import Model
 
-__all__ = ["create", "editable", "find_folder", "find_source", "known", "licences", "one_of", "repo_id", "saved_folder"]
+__all__ = [
+    "HUB",
+    "create",
+    "editable",
+    "find_folder",
+    "find_source",
+    "known",
+    "licences",
+    "one_of",
+    "repo_id",
+    "saved_folder",
+]
 
 HUB = ("hf-hub:", "hf_hub:")
 """First parts of names that are repos."""

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FeatureMap", "feature_maps", "load_photo", "photo_maps", "principal_colours", "require_matplotlib"]
+__all__ = ["FeatureMap", "feature_maps", "load_photo", "photo_maps", "principal_colours", "require_drawable"]
 
+FORMATS = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Formats by the end of a file's name, with the metadata that is left out: the same maps give the same bytes."""
 TILES = 4  # channels shown of each level, two by two
 COLUMN, TOP, ROW = 2.6, 0.7, 2.5  # inches: width of a level, headline, height of a row
 ASIDES = (
@@ -102,16 +108,26 @@ def principal_colours(values: Tensor) -> np.ndarray:
     return scaled.reshape(*values.shape[1:], 3)
 
 
-def require_matplotlib() -> None:
-    """Do nothing if pictures can be drawn.
+def require_drawable(path: str | Path, *, overwrite: bool = False) -> None:
+    """Do nothing if a picture can be written to a path.
 
     Raises:
         ImportError: matplotlib is missing; the message has the pip line.
+        ValueError: The path does not end in .png, .svg or .pdf.
+        FileNotFoundError: Its folder is missing.
+        FileExistsError: The file exists, and `overwrite` is false.
     """
+    path = Path(path)
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(f'pictures need the extra viz: pip install "timm-backbones-ext[viz]" ({error})') from error
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {str(path.parent)!r} does not exist; make it first")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True")
 
 
 def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Path, *, title: str = "") -> None:
@@ -120,14 +136,16 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
     Args:
         maps: The levels, finest first, as from `photo_maps`.
         image: The photo that they were made from.
-        path: PNG file to write; the same maps give the same bytes.
+        path: PNG, SVG or PDF file to write, replaced if it exists; the same maps give the same bytes.
         title: Headline.
 
     Raises:
         ImportError: The extra `viz` is not installed.
-        ValueError: There is no map, or one with values that are not finite.
+        ValueError: There is no map, one with values that are not finite, or the file is of another format.
+        FileNotFoundError: The folder of the file is missing.
     """
-    require_matplotlib()
+    require_drawable(path, overwrite=True)
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if not maps or not all(level.values.isfinite().all() for level in maps):
@@ -140,7 +158,9 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
     for column, level in enumerate(maps):
         _draw_level(figure, aside + COLUMN * column, level, image)
     figure.text(0.12 / size[0], 1 - 0.2 / size[1], title, fontsize=13, weight="bold", va="top")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    suffix = Path(path).suffix.lower()
+    with rc_context({"svg.hashsalt": "timm-backbones-ext"}):
+        figure.savefig(path, format=suffix[1:], metadata=FORMATS[suffix])
 
 
 def _draw_level(figure: "Figure", left: float, level: FeatureMap, photo: Image.Image) -> None:

@@ -6,14 +6,12 @@ from typing import Any
 
 from huggingface_hub import errors
 
+from ..errors import HubError
+
 __all__ = ["HubError", "TransportError", "explained"]
 
 TransportError: Any = next(item for item in errors.HfHubHTTPError.__mro__ if item.__name__ == "HTTPError")
 """What the client's HTTP library raises; which library that is depends on the client's version."""
-
-
-class HubError(RuntimeError):
-    """A repo that cannot be read or written, or that does not hold what it should; nothing was loaded or changed."""
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from ..._version import __version__
 from ...detection.pyramids import pyramid
 from ...errors import WeightsError
 from ...hub.download import pull
+from ...names import find_source
 from ...saving.card import REPO_PLACEHOLDER
 from ...saving.folder import save
 from ...transport import Repo
@@ -32,7 +33,10 @@ USE = """\
 The repo holds a whole detector: torchvision's FCOS on a feature pyramid of this backbone, with the results above.
 
 ```python
-from timm_backbones_ext.detection.saved import load_detector, read_design
+import torch
+
+from timm_backbones_ext import load_detector
+from timm_backbones_ext.apps.detector.saved import read_design
 
 detector, classes = load_detector("{repo}"), read_design("{repo}").classes
 found = detector([torch.rand(3, 480, 640)])[0]  # RGB from 0 to 1: boxes, labels, scores
@@ -139,11 +143,11 @@ def read_design(source: str | Path) -> Design:
 
 
 def _folder(source: str | Path) -> Path:
-    """The folder of a detector; that of the cache for a repo."""
-    folder = Path(source)
-    if not folder.is_dir() and str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
-        folder = pull(str(source), check=False)
-        repo = Repo(str(source), folder.name)
+    """The folder of a detector; for a repo, the folder in the Hub's cache."""
+    folder = find_source(source)
+    if isinstance(folder, str):
+        name, folder = folder, pull(folder, check=False)
+        repo = Repo(name, folder.name)
         for name in DETECTOR:
             if repo.has(name):
                 repo.file(name)
