@@ -31,7 +31,7 @@ from ..fingerprints import TOLERANCE
 from ..hub.local import LocalHub
 from ..saving.folder import save
 
-__all__ = ["DemoError", "run_demo"]
+__all__ = ["DemoError", "fresh_folder", "require_promises", "run_demo"]
 
 MADE_BY = "timm-ext demo"
 REPORT = "report.json"
@@ -83,7 +83,7 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
         DemoError: A step failed, or what was pulled is not what was trained.
     """
     _require_extra()
-    _fresh(output)
+    fresh_folder(output)
     started = time.perf_counter()
     report: dict[str, Any] = {"made_by": MADE_BY, "machine": _machine()}
     steps = (
@@ -95,7 +95,7 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
     for number, (title, step) in enumerate(steps, 1):
         heading(f"{number}/{len(steps)}  {title}")
         report |= step()
-    _check(report)
+    require_promises(report)
     report["seconds"] = round(time.perf_counter() - started, 1)
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     heading(f"done in {report['seconds']:.0f} s: {output}/ has the picture, the saved model and {REPORT}")
@@ -107,8 +107,12 @@ def _require_extra() -> None:
         raise ImportError(f'the demo needs {", ".join(missing)}: pip install "timm-backbones-ext[demo]"')
 
 
-def _fresh(output: Path) -> None:
-    """An empty folder with the mark of the demo; an earlier demo's is replaced, any other is left alone."""
+def fresh_folder(output: Path) -> None:
+    """Make an empty folder with the mark of the demo in it; the folder of an earlier demo is replaced.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+    """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not _is_marked(output):
             raise FileExistsError(f"{output} exists and no demo made it; choose another --output")
@@ -223,7 +227,7 @@ def _share(output: Path, repo: str | None) -> dict[str, Any]:
     from safetensors.torch import save_file
 
     images, labels = _digits()["test"]
-    cli = [sys.executable, "-m", f"{__package__}.cli"]
+    cli = [sys.executable, "-m", "timm_backbones_ext.cli"]
     python = [sys.executable] if _is_discovered() else [*cli, "run"]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timm-ext-demo-")))
@@ -266,8 +270,12 @@ def _output_of(command: list[str], env: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def _check(report: dict[str, Any]) -> None:
-    """Fail if the promises of the demo were not kept."""
+def require_promises(report: dict[str, Any]) -> None:
+    """Compare the figures of a report with what the demo promises.
+
+    Raises:
+        DemoError: The variant differs from its base, or the pulled model from the trained one.
+    """
     trained, pulled = report["digits"]["right"], report["pulled"]["right"]
     if not max(report["identity"].values()) <= TOLERANCE:
         raise DemoError(f"ext_resnet50_dcn differs from its base by more than {TOLERANCE:.0e}: {report['identity']}")

@@ -1,7 +1,8 @@
 """An example application: train a detector on one of our backbones; Accelerate runs it on one process or many.
 
-A run is a folder: settings.json, log.csv, tensorboard/, checkpoints/ (to go on from), best/ (the detector with the best
-mAP so far, see `saved.py`), detections.png and report.json. A run that was stopped goes on as if it had not been.
+A run is a folder: settings.json, log.csv, tensorboard/, checkpoints/ (to resume from), best/ (the detector with the
+best mAP so far, see `saved.py`), detections.png and report.json. A run that was stopped resumes from its last epoch
+with identical losses.
 """
 
 import json
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from ..._types import Model
 from ...console import progress
 from ...detection.freezing import convert_sync_batchnorm
+from ...errors import BackboneError
 from ...optim import param_groups
 from .coco import CocoFolder, collate
 from .digits import write_digits
@@ -60,16 +62,17 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
     Args:
         settings: Of the run.
         output: Its folder.
-        resume: Go on from the last checkpoint; begin if there is none.
+        resume: Go on from the last checkpoint; begin if there is none. Only `epochs` may differ, and only grow: the
+            learning rate then follows the longer cosine.
 
     Returns:
         On the main process the best detector's figures, and what the run took; report.json has it too.
 
     Raises:
         FileExistsError: The folder holds a run, and `resume` is false.
-        ValueError: Settings, data or backbone cannot be, the run to go on with had other settings, or more than 1 % of
-            the images are unreadable.
-        RuntimeError: The loss is not finite.
+        ValueError: Settings, data or backbone are wrong, the run to resume had other settings, or more than 1 % of the
+            images are unreadable.
+        BackboneError: The loss is not finite.
     """
     output = Path(output)
     tracker = CsvTracker(output / "log.csv", COLUMNS)
@@ -94,10 +97,12 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
 
 
 def _require_same(settings: Settings, file: Path, resume: bool) -> None:
-    """See that a run's folder may be used: that the run in it is to go on, and began with these settings."""
+    """Require that the run in a folder is resumed, with the settings that it began with or more epochs."""
     if not resume:
         raise FileExistsError(f"{file.parent} holds a run already; resume it, or choose another folder")
     now, held = asdict(settings), json.loads(file.read_text(encoding="utf-8"))
+    if now["epochs"] > held["epochs"]:
+        held["epochs"] = now["epochs"]
     if differ := [f"{key} was {held.get(key)!r} and is {now[key]!r}" for key in now if held.get(key) != now[key]]:
         raise ValueError(f"the run in {file.parent} began with other settings: {', '.join(differ)}")
 
@@ -126,7 +131,7 @@ class Run:
             self.state = State(**json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8")))
 
     def __call__(self) -> dict[str, Any] | None:
-        """Train what is left to train, and write what came out."""
+        """Train the epochs that are left, and write the report."""
         before, began = self.state.seconds, time.perf_counter()
         if self.settings.start and not self.state.step:
             self._evaluate()
@@ -210,7 +215,7 @@ class Run:
         values = self.accelerator.reduce(torch.stack([loss, *losses.values()]).detach(), "mean").tolist()
         found = dict(zip(("loss", *losses), values, strict=True))
         if not math.isfinite(found["loss"]):
-            raise RuntimeError(f"step {self.state.step}: the loss is not finite: {found}; lower the learning rate")
+            raise BackboneError(f"step {self.state.step}: the loss is not finite: {found}; lower the learning rate")
         return found
 
     def _count(self, unreadable: Sequence[str]) -> None:
@@ -266,7 +271,7 @@ class Run:
 
 
 def _require_same_heads(start: str, design: Design) -> None:
-    """See that neck and head of a saved detector are those of a design."""
+    """Require that neck and head of a saved detector are those of a design."""
     held = read_design(start)
     names = ("levels", "out_channels", "num_convs", "classes")
     pairs = {name: (getattr(held, name), getattr(design, name)) for name in names}
