@@ -81,9 +81,9 @@ def _folded(cell: str, width: int) -> str:
 
 def _entry(columns: Sequence[str], row: Sequence[str], room: int) -> list[str]:
     """A row as lines: its first cell, and the others below it, each after the name of its column."""
-    rest = "; ".join(f"{column}: {cell}" for column, cell in zip(columns[1:], row[1:], strict=True))
+    rest = "; ".join(f"{column}:\0{cell}" for column, cell in zip(columns[1:], row[1:], strict=True))
     lines = textwrap.wrap(rest, max(room - 2, 1), break_long_words=False, break_on_hyphens=False)
-    return [row[0], *(f"  {line}" for line in lines)]
+    return [row[0], *("  " + line.replace("\0", " ") for line in lines)]  # no line ends between a name and its value
 
 
 def heading(text: str) -> None:

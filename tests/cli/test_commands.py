@@ -17,9 +17,9 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.cli.words import as_typed
+from timm_backbones_ext.families import FAMILIES
 from timm_backbones_ext.registry import BUILT_IN
 
 Terminal = Callable[[list[str]], str]
@@ -54,8 +54,8 @@ def test_list_shows_every_variant() -> None:
 def test_list_filters_by_edit_family_and_licence() -> None:
     assert {row[0] for row in rows(output("list", "--edit", "dcn"))[1:]} >= {"ext_resnet50_dcn", "ext_resnet101_dcn"}
     assert "ext_resnet50" not in {row[0] for row in rows(output("list", "--edit", "dcn"))}
-    families = {name: {row[1] for row in rows(output("list", "--family", name))[1:]} for name in testing.BASES}
-    assert all(base in families[name] for name, base in testing.BASES.items())
+    families = {name: {row[1] for row in rows(output("list", "--family", name))[1:]} for name in FAMILIES}
+    assert all(item.smallest in families[name] for name, item in FAMILIES.items())
     assert sum(map(len, families.values())) == len({variant.base for variant in tbx.VARIANTS.values()})
     assert {row[0] for row in rows(output("list", "--license", "cc-by-nc-4.0"))[1:]} >= {"ext_resnet18", "ext_resnet50"}
 
@@ -335,5 +335,5 @@ def test_the_list_fits_terminals_of_40_and_80_columns_and_breaks_no_name(termina
         assert set(text.split()) >= BUILT_IN
         assert "cc-by-nc-4.0" in text
         assert "dcn" in text
-    assert re.search(r"ext_resnet50_dcn +resnet50 \+ dcn +\d+ +apache-2.0, 2 more", wide)
-    assert re.search(r"ext_resnet50_dcn\n  base \+ edits: resnet50 \+ dcn; tags: \d+;\n  licences: ", narrow)
+    assert re.search(r"ext_resnet50_dcn +resnet50 \+ dcn +\d+ +apache-2.0, 3 more", wide)
+    assert re.search(r"ext_resnet50_dcn\n  base \+ edits: resnet50 \+ dcn;\s+tags: \d+;\s+licences: ", narrow)

@@ -42,7 +42,8 @@ def _as_python(run: Callable[[], object]) -> None:
     try:
         run()
     except (Exception, KeyboardInterrupt) as error:
-        sys.excepthook(type(error), error, _of_the_script(error.__traceback__))
+        error = error.with_traceback(_of_the_script(error.__traceback__))
+        sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
