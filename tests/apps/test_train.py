@@ -174,7 +174,7 @@ def test_the_command_trains_pushes_and_says_what_came_out(tmp_path: Path, local_
 def test_the_help_says_the_defaults_for_both_kinds_of_data() -> None:
     said = " ".join(CliRunner().invoke(main, ["train-detector", "--help"]).stdout.split())
     digits, coco = DEFAULTS["digits"], DEFAULTS["coco"]
-    assert f"Times through the images. [default: {digits.epochs} (coco: {coco.epochs}); x>=1]" in said
+    assert f"Passes over the images. [default: {digits.epochs} (coco: {coco.epochs}); x>=1]" in said
     assert f"norms and biases. [default: {digits.weight_decay}]" in said
 
 

@@ -119,7 +119,7 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         "features", "ext_resnet18", "--image", str(tmp_path / "photo.png"), "--output", str(tmp_path / "x.png")
     )
     assert result.exit_code == 2
-    assert "no picture that can be read" in result.stderr
+    assert "not a picture that can be read" in result.stderr
     assert not (tmp_path / "x.png").exists()
 
 

@@ -1,4 +1,4 @@
-"""Pictures of feature maps: what a backbone sees of a photo, level by level. Needs the extra `viz`."""
+"""Pictures of the feature maps of a photo, level by level. Needs the extra `viz`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class FeatureMap:
     """(C, H, W)"""
 
     def __str__(self) -> str:
-        """The level as a picture's title has it."""
+        """The title of the level in a picture."""
         return f"level {self.index} · {' × '.join(map(str, self.values.shape))} · stride {self.stride}"  # noqa: RUF001
 
 
@@ -53,13 +53,13 @@ def load_photo(path: str | Path, size: int = 224) -> Image.Image:
     """The middle square of a photo in RGB, upright, scaled to `size` pixels.
 
     Raises:
-        ValueError: The file is no picture.
+        ValueError: The file is not a picture.
     """
     try:
         with Image.open(path) as picture:
             upright = ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be read ({error})") from error
+        raise ValueError(f"{path} is not a picture that can be read ({error})") from error
     return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
 
 
@@ -93,8 +93,8 @@ def photo_maps(model: Model, photo: Image.Image, levels: Sequence[int] | None = 
 def principal_colours(values: Tensor) -> np.ndarray:
     """(C, H, W) -> (H, W, 3) in [0, 1]: the first three principal components as red, green and blue.
 
-    Their signs are fixed, the largest entry of each direction being positive, so the same map gives the same picture.
-    The outer 2 % of each component are clipped; what a map lacks of three components is grey.
+    The largest entry of each direction is made positive, so that the same map gives the same picture. The outer 2 % of
+    each component are clipped. Missing components of a map with fewer than three channels are grey.
     """
     pixels = values.double().flatten(1).T
     pixels = pixels - pixels.mean(0)

@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 class Main(click.Group):
-    """Turns the library's errors into one line and an exit status."""
+    """Prints errors of the library as one line, and sets the exit status."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -42,7 +42,7 @@ class Main(click.Group):
 
 
 class Lines(logging.Handler):
-    """Writes what the library says while it waits to standard error."""
+    """Writes the log of the library to standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
@@ -50,7 +50,7 @@ class Lines(logging.Handler):
 
 
 def _status(error: Exception) -> int | None:
-    """Exit status for an error of the library; none for one that is a bug and needs its traceback."""
+    """Exit status for an error of the library; None for a bug, whose traceback is needed."""
     if isinstance(error, (click.exceptions.Exit, click.Abort, BrokenPipeError)):  # click knows what to do
         return None
     if not isinstance(error, RuntimeError):

@@ -1,4 +1,4 @@
-"""How good a detector is, in COCO's figures, and a picture of what it finds."""
+"""Mean average precision of a detector by COCO's rules, and a picture of its detections."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def evaluate(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any]) 
     """Mean average precision over IoU 0.5 to 0.95, at 0.5 and at 0.75, by COCO's rules; crowds are ignored.
 
     Args:
-        accelerator: Every process has to call; each looks at its own share of the images.
+        accelerator: Every process must call this function; each evaluates its share of the images.
         model: A detector of torchvision's; in eval mode afterwards.
         loader: Batches of images, targets and unreadable files, prepared by the accelerator.
 
@@ -57,7 +57,9 @@ def _figures(rows: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     metric.warn_on_many_detections = False
     metric.update(*map(list, zip(*rows, strict=True)))
     result = metric.compute()
-    return {name: max(float(result[theirs]), 0.0) for name, theirs in FIGURES.items()}  # -1: no box to be found
+    return {
+        name: max(float(result[theirs]), 0.0) for name, theirs in FIGURES.items()
+    }  # torchmetrics says -1 where the data has no box
 
 
 @torch.inference_mode()
@@ -73,15 +75,15 @@ def draw_detections(
         data: The images.
         file: PNG to write.
         count: Images.
-        score: Least score of a detection that is drawn.
-        side: Pixels of the square that an image is scaled to fit in.
+        score: Detections with a lower score are not drawn.
+        side: Side in pixels of the square that holds each image.
     """
     device = next(model.parameters()).device
     tiles, drawn = [], 0
     for index in range(min(count, len(data))):
         sample = data[index]
         (found,) = model([sample.image.to(device)])
-        best = nms(found["boxes"], found["scores"], 0.5)  # of several classes in one place the likeliest
+        best = nms(found["boxes"], found["scores"], 0.5)  # where classes overlap, the one with the highest score
         boxes, labels, scores = (found[key][best].cpu() for key in ("boxes", "labels", "scores"))
         words = [
             f"{data.classes[i]} {s:.2f}" for i, s in zip(labels.tolist(), scores.tolist(), strict=True) if s > score

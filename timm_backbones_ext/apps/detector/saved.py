@@ -1,4 +1,4 @@
-"""A trained detector as a folder: its backbone as `tbx.save` writes one, and neck and head beside it."""
+"""A trained detector as a folder: the backbone as `tbx.save` writes it, with neck and head in files beside it."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ found = detector([torch.rand(3, 480, 640)])[0]  # RGB from 0 to 1: boxes, labels
 
 @dataclass(frozen=True)
 class Design:
-    """What a detector is, beside its weights."""
+    """How to build a detector, without its weights."""
 
     backbone: str
     edits: str | None
@@ -72,14 +72,14 @@ def build(design: Design, **kwargs: Any) -> Model:
 
 
 def save_detector(model: Model, folder: str | Path, design: Design, metrics: Mapping[str, float], data: str) -> Path:
-    """Write a detector; all its files appear, or none.
+    """Write a detector to a folder; either all files appear or none.
 
     Args:
         model: The detector, a model of `build`.
-        folder: Where to; an earlier detector there is replaced.
+        folder: The folder; an earlier detector in it is replaced.
         design: What was given to `build`.
         metrics: Results, for the card.
-        data: The data set that they were measured on.
+        data: The data set of the results.
     """
     body, folder = model.backbone.body, Path(folder)
     card: dict[str, Any] = {"datasets": [data], "pipeline_tag": "object-detection"}
@@ -105,13 +105,13 @@ def load_detector(source: str | Path, *, design: Design | None = None, **kwargs:
 
     Args:
         source: Folder, or "owner/name".
-        design: Another design for the same weights: that of a backbone with more edits, which start as the identity.
+        design: Another design for the same weights, with more edits; the new edits start as the identity.
         kwargs: Further arguments of `pyramid`, such as `freeze_at`.
 
     Raises:
-        WeightsError: The weights are not those of the design.
-        HubError: They cannot be fetched.
-        FileNotFoundError: The folder holds no detector.
+        WeightsError: The weights do not fit the design.
+        HubError: The repo cannot be fetched.
+        FileNotFoundError: There is no such folder, or it holds no detector.
     """
     folder = _folder(source)
     weights = {"file": str(folder / WEIGHTS), "source": ""}
@@ -130,7 +130,7 @@ def read_design(source: str | Path) -> Design:
 
     Raises:
         FileNotFoundError: The folder holds no detector.
-        ValueError: The file that says what it is was damaged, or is of another version.
+        ValueError: The design file is damaged, or of another version.
     """
     file = _folder(source) / DESIGN
     try:

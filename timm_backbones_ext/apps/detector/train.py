@@ -1,4 +1,4 @@
-"""An example application: train a detector on one of our backbones; Accelerate runs it on one process or many.
+"""An example application: train a detector on one of our backbones, with Accelerate, in one process or many.
 
 A run is a folder: settings.json, log.csv, tensorboard/, checkpoints/ (to resume from), best/ (the detector with the
 best mAP so far, see `saved.py`), detections.png and report.json. A run that was stopped resumes from its last epoch
@@ -40,12 +40,12 @@ COLUMNS = ["epoch", "lr", "loss", "classification", "bbox_regression", "bbox_ctr
 CHECKPOINT = "checkpoints/epoch-{:04d}"
 SCENES = 1000
 TOLERATED = 0.01
-"""Share of the images that may be unreadable."""
+"""Largest share of unreadable images."""
 
 
 @dataclass
 class State:
-    """How far a run is."""
+    """The progress of a run."""
 
     epoch: int = 0
     step: int = 0
@@ -57,7 +57,7 @@ class State:
 def train(settings: Settings, output: str | Path, *, resume: bool = False) -> dict[str, Any] | None:
     """Train, and write a run's folder.
 
-    Every process calls it: `accelerate launch` and `torchrun` start them.
+    `accelerate launch` and `torchrun` start several processes; each must call this function.
 
     Args:
         settings: Of the run.
@@ -66,7 +66,7 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
             learning rate then follows the longer cosine.
 
     Returns:
-        On the main process the best detector's figures, and what the run took; report.json has it too.
+        On the main process, the content of report.json: figures of the best detector, epochs, steps and seconds.
 
     Raises:
         FileExistsError: The folder holds a run, and `resume` is false.
@@ -77,7 +77,7 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
     output = Path(output)
     tracker = CsvTracker(output / "log.csv", COLUMNS)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or it takes torchrun's processes on a CPU for runs of their own
+        cpu=not torch.accelerator.is_available(),  # else torchrun's processes on a CPU would train separately
         mixed_precision=settings.precision,
         log_with=["tensorboard", tracker],
         project_dir=output,
@@ -88,7 +88,7 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
         _require_same(settings, file, resume)
     accelerator.wait_for_everyone()
     run = Run(accelerator, settings, output)
-    if accelerator.is_main_process:  # now that the settings have proved possible
+    if accelerator.is_main_process:  # written only after the model could be built
         output.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
     tracker.keep = run.state.step
@@ -108,7 +108,7 @@ def _require_same(settings: Settings, file: Path, resume: bool) -> None:
 
 
 class Run:
-    """A run at work, in one of its processes."""
+    """A run in one process."""
 
     def __init__(self, accelerator: Accelerator, settings: Settings, output: Path) -> None:
         self.accelerator, self.settings, self.output, self.state = accelerator, settings, output, State()
@@ -167,7 +167,7 @@ class Run:
         design = Design(
             **{name: getattr(asked, name) for name in names}, classes=self.train_data.classes, pretrained=published
         )
-        with self.accelerator.local_main_process_first():  # the others find weights in the cache
+        with self.accelerator.local_main_process_first():  # the other processes then find the weights in the cache
             if asked.start:
                 _require_same_heads(asked.start, design)
                 model = load_detector(asked.start, design=design, freeze_at=asked.freeze_at)
@@ -205,7 +205,7 @@ class Run:
             advance(f"epoch {self.state.epoch}/{self.settings.epochs}, loss {losses['loss']:.3f}")
 
     def _step(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Learn from a batch; returns the losses over the batches of all processes."""
+        """Train on a batch; returns the mean losses over all processes."""
         losses = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         self.accelerator.backward(loss)
@@ -227,7 +227,7 @@ class Run:
             )
 
     def _evaluate(self) -> None:
-        """Measure, log, and keep the detector if it is the best so far."""
+        """Evaluate, log, and save the detector if it is the best so far."""
         figures = evaluate(self.accelerator, self.model, self._counted(self.val_loader))
         if figures is not None:
             self.accelerator.log({"epoch": self.state.epoch, **figures}, step=self.state.step)
