@@ -2,7 +2,7 @@
 
 import pytest
 
-from timm_backbones_ext.catalog.listing import family_name, listing, listings
+from timm_backbones_ext.catalog.listing import describe_variant, family_name, listings
 from timm_backbones_ext.families import FAMILIES
 from timm_backbones_ext.registry import VARIANTS
 
@@ -23,7 +23,7 @@ def test_a_base_of_no_family_is_an_error() -> None:
 
 
 def test_a_listing_has_the_edits_and_the_licence_of_each_tag() -> None:
-    facts = listing("ext_resnet50_dcn")
+    facts = describe_variant("ext_resnet50_dcn")
     assert (facts.family, facts.base, facts.edits) == ("resnet", "resnet50", ("dcn",))
     assert facts.tags["a1_in1k"] == "apache-2.0"
     assert facts in listings(family="resnet", edit="dcn", licence="cc-by-nc-4.0")

@@ -12,7 +12,7 @@ from ..families import FAMILIES, family_of
 from ..names import licences, one_of
 from ..registry import VARIANTS
 
-__all__ = ["Listing", "family_name", "listing", "listings"]
+__all__ = ["Listing", "describe_variant", "family_name", "listings"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def family_name(base: str) -> str:
         return family_of(timm.create_model(base)).name
 
 
-def listing(name: str) -> Listing:
+def describe_variant(name: str) -> Listing:
     """What there is to say of one variant."""
     variant = VARIANTS[name]
     return Listing(name, family_name(variant.base), variant.base, variant.edits, licences(name))
@@ -58,7 +58,7 @@ def listings(family: str | None = None, edit: str | None = None, licence: str | 
     Raises:
         ValueError: An unknown family, edit or licence.
     """
-    found = [listing(name) for name in VARIANTS]
+    found = [describe_variant(name) for name in VARIANTS]
     one_of("family", family, FAMILIES)
     one_of("edit", edit, EDITS)
     one_of("licence", licence, {item for facts in found for item in facts.tags.values()})
