@@ -2,7 +2,8 @@
 
 Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
 but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
-page is written. `--seconds` measures the time of verification again, for the page that is there.
+page is written. For the page that is there, `--seconds` measures the time of verification again, and `--server` tries
+the attacks of tests/local_hub/attacks.py on a local Hub again.
 """
 
 import os
@@ -30,18 +31,23 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "local_hub"))
 
 import huggingface_hub
 import timm
 import torch
+from attacks import ATTACKS, TOKENS
 from cases import CASES, CONFIG, ERRORS, RIGHT, WEIGHTS, fresh, killed
 from faulty import FaultyHub
 from huggingface_hub import HfApi, constants
 from mutations import mutations
+from test_keeping import killed_servers
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.errors import HubError
+from timm_backbones_ext.local_hub import LocalHub
+from timm_backbones_ext.local_hub.fsck import fsck
 from timm_backbones_ext.transport import PATIENCE, Repo
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
@@ -77,6 +83,15 @@ MUTATED = """
 | outcome | of a config | of a header |
 |---|---|---|
 """
+SERVER = """
+## What is done to a local Hub
+
+By a stranger, a reader, a writer of another namespace or a careless client, over HTTP, to a server with tokens. After
+all of it `fsck` found no damage. Another end would have ended the run.
+
+| what is done | what happens | tried |
+|---|---|---|
+"""
 
 
 def main() -> None:
@@ -95,6 +110,7 @@ def main() -> None:
     versions += f"huggingface_hub {huggingface_hub.__version__}, {os.cpu_count()} CPU cores."
     head = HEAD.format(name=NAME, size=(saved / WEIGHTS).stat().st_size / 1e6, versions=textwrap.fill(versions, 120))
     text = head + rows(figures.items()) + FAULTS + rows(faults) + MUTATED.format(count=count) + rows(kinds(found))
+    text += SERVER + rows(attacked())
     print(text)
     if not QUICK:
         PAGE.write_text(text, encoding="utf-8")
@@ -190,6 +206,17 @@ def outcomes(hub: FaultyHub, saved: Path) -> list[list[str]]:
     return found
 
 
+def attacked() -> list[tuple[str, str, int]]:
+    """What is done to a local Hub, what happens, and how often it was tried."""
+    with tempfile.TemporaryDirectory() as scratch:
+        with LocalHub(Path(scratch, "hub"), TOKENS) as hub:
+            found = [(done, happens, run(hub)) for done, (happens, run) in ATTACKS.items()]
+        assert fsck(Path(scratch, "hub")) == []
+        times = 5 if QUICK else 20
+        commits = killed_servers(Path(scratch, "killed"), times)
+    return [*found, (f"the server killed {times} times under {commits} confirmed commits", "all are there", times)]
+
+
 def kinds(found: dict[str, Counter[str]]) -> list[tuple[str, int, int]]:
     """The kinds of outcome of mutations, the most frequent first."""
     config, header = found[CONFIG], found[WEIGHTS]
@@ -210,5 +237,12 @@ def measure_again() -> None:
     PAGE.write_text(text, encoding="utf-8")
 
 
+def attack_again() -> None:
+    """Replace the part of the page that is about a local Hub."""
+    text = PAGE.read_text(encoding="utf-8").partition(SERVER[:20])[0]
+    PAGE.write_text(text + SERVER + rows(attacked()), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    measure_again() if "--seconds" in sys.argv else main()
+    again = {"--seconds": measure_again, "--server": attack_again}
+    next((run for option, run in again.items() if option in sys.argv), main)()

@@ -153,7 +153,7 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         (["features", "resnet18", "--image", "runs/file", "--output", "no/x.png"], "the folder 'no' does not exist"),
         (["run", "-m", "nothere"], "no module 'nothere'"),
         (["run", "-m", "nothere.deeper"], "no module 'nothere.deeper'"),
-        (["hub", "serve", "root", "--token", "x"], "expected TOKEN=USER"),
+        (["hub", "serve", "root", "--tokens", "absent"], "does not exist"),
         (["list", "--edit", "dnc"], "dnc"),
         (["nonsense"], "No such command"),
     ],
@@ -181,15 +181,16 @@ def test_push_pull_and_verify_work_together(folder: Path) -> None:
     assert said["levels"].keys() == {*(f"level {i}" for i in range(5)), "logits"}
 
 
-@pytest.mark.usefixtures("local_hub")
-def test_push_makes_branches_pull_requests_tags_and_private_gated_repos(folder: Path) -> None:
+def test_push_makes_branches_pull_requests_tags_and_private_gated_repos(folder: Path, local_hub: Any) -> None:
     def push(*args: str) -> dict:
         return json.loads(output("push", str(folder), repo, *args, "--json"))
 
     api, repo = HfApi(), "me/all-options"
+    local_hub.faults({"kind": "taken", "where": "/settings"})
     first = push("--private", "--gated", "manual", "--tag", "v1")["commit"]
+    assert '{"gated":"manual"}' in [seen[-1] for seen in local_hub.faults()]
     info = api.model_info(repo, revision="v1")
-    assert (info.sha, info.private, info.gated) == (first, True, "manual")
+    assert (info.sha, info.private) == (first, True)
     api.delete_file("README.md", repo)
     branch = push("--branch", "dev")["commit"]
     assert api.repo_info(repo, revision="dev").sha == branch

@@ -279,7 +279,10 @@ def _deleted(world: World) -> str:
 
 @case("repo renamed")
 def _renamed(world: World) -> str:
-    world.api.move_repo(world.repo, f"{world.repo}-new")
+    new = f"renamed/{world.repo.partition('/')[2]}"
+    world.api.create_repo(new)
+    world.api.upload_folder(folder_path=world.saved, repo_id=new)
+    world.hub.faults({"kind": "moved", "where": world.repo, "from": world.repo, "to": new, "times": -1})
     return world.pull()
 
 
@@ -291,7 +294,7 @@ def _private(world: World) -> str:
 
 @case("gated repo without a token")
 def _gated(world: World) -> str:
-    world.api.update_repo_settings(world.repo, gated="auto")
+    world.hub.faults({"kind": "gated", "where": "/resolve/", "times": -1})
     return world.pull(token=False)
 
 
@@ -350,7 +353,7 @@ def _code(world: World) -> str:
 @case("path that leads out of the cache")
 def _traversal(world: World) -> str:
     """A server that lies about its files; a mirror copies all names that it is told."""
-    from timm_backbones_ext.hub.mirror import mirror
+    from timm_backbones_ext.local_hub.mirror import mirror
 
     world.hub.faults({"kind": "rename", "where": "/api/models", "from": "README.md", "to": "../../evil", "times": -1})
     try:

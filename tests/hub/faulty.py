@@ -1,4 +1,4 @@
-"""A local Hub that does what networks and servers do: the faults are asked for over HTTP, one after the other."""
+"""A local Hub that does what networks and other servers do: it is told over HTTP, one rule after the other."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from timm_backbones_ext.hub.local import LocalHub
+from timm_backbones_ext.local_hub.local import LocalHub, main
 
 __all__ = ["Faults", "FaultyHub"]
 
@@ -33,13 +33,8 @@ class Faults:
 
     async def control(self, receive: Any, send: Any) -> None:
         """Take new rules, and tell what was asked for since the last ones."""
-        body = b""
-        while (message := await receive()).get("more_body") or message.get("body"):
-            body += message["body"]
-            if not message.get("more_body"):
-                break
         answer = json.dumps(self.seen).encode()
-        self.rules, self.seen = json.loads(body or b"[]"), []
+        self.rules, self.seen = json.loads(await whole(receive) or b"[]"), []
         await reply(send, 200, answer)
 
     @staticmethod
@@ -52,6 +47,32 @@ class Faults:
         """An answer with a status, and perhaps Retry-After."""
         headers = [(b"retry-after", str(rule["after"]).encode())] if "after" in rule else []
         await reply(send, rule["status"], b"the server is not well", headers)
+
+    async def gated(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """What the Hub answers about a gated repo; a local Hub gates none."""
+        await reply(send, 403, b'{"error": "ask for access"}', [(b"x-error-code", b"GatedRepo")])
+
+    async def moved(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """What the Hub answers about a repo that has got another id."""
+        place = scope["raw_path"].decode().replace(rule["from"], rule["to"], 1)
+        await reply(send, 307, b"", [(b"location", place.encode())])
+
+    async def xet(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """A file as the Hub offers it that serves Xet; a local Hub serves none."""
+        place = f"http://{dict(scope['headers'])[b'host'].decode()}/xet-read-token"
+        more = [(b"x-xet-hash", b"0" * 64), (b"link", f'<{place}>; rel="xet-auth"'.encode())]
+
+        async def offered(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        await self.app(scope, receive, offered)
+
+    async def taken(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
+        """Take what is sent, in place of the Hub; what was asked for holds it."""
+        self.seen[-1].append((await whole(receive)).decode())
+        await reply(send, 200, b"{}")
 
     async def hang(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """No answer for a while."""
@@ -149,6 +170,15 @@ def counting(send: Any, seen: list) -> Any:
     return counted
 
 
+async def whole(receive: Any) -> bytes:
+    """The body of a request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    return body
+
+
 async def reply(send: Any, status: int, body: bytes, headers: Any = ()) -> None:
     """A whole answer."""
     await send({"type": "http.response.start", "status": status, "headers": [*headers]})
@@ -158,15 +188,7 @@ async def reply(send: Any, status: int, body: bytes, headers: Any = ()) -> None:
 class FaultyHub(LocalHub):
     """A local Hub whose process knows faults."""
 
-    program = LocalHub.program.replace(
-        'runpy.run_module("timm_backbones_ext.hub.local", run_name="__main__", alter_sys=True)',
-        f"""
-sys.argv[0] = "faulty"
-faults = runpy.run_path({__file__!r})["Faults"]
-from timm_backbones_ext.hub.local import main
-main(wrap=faults)
-""",
-    )
+    script = __file__
 
     def faults(self, *rules: dict) -> list[list]:
         """Set the rules, and return the requests since they were set last.
@@ -177,3 +199,7 @@ main(wrap=faults)
         request = urllib.request.Request(f"{self.endpoint}/_faults", body, method="POST")
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
+
+
+if __name__ == "__main__":
+    main(wrap=Faults)

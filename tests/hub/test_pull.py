@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.cli.main import main
-from timm_backbones_ext.hub.local import LocalHub
-from timm_backbones_ext.hub.mirror import mirror
+from timm_backbones_ext.cli import main
+from timm_backbones_ext.local_hub import LocalHub
+from timm_backbones_ext.local_hub.mirror import mirror
 from timm_backbones_ext.transport import PATIENCE, Repo
 
 REPO = "pull/backbone"
@@ -281,10 +281,11 @@ print(timm.create_model("hf-hub:{REPO}@{folder.name}", pretrained=True, cache_di
 
 
 def test_a_mirror_holds_the_same_commit_for_networks_without_the_hub(saved: Path, tmp_path: Path) -> None:
-    commit, count = mirror(REPO, tmp_path / "mirror")
-    assert count == 4
+    done = mirror(REPO, tmp_path / "mirror")
+    commit = done.commit
+    assert (done.files, done.kept) == (4, None)
     assert commit == HfApi().repo_info(REPO).sha
-    assert mirror(REPO, tmp_path / "mirror") == (commit, count)
+    assert mirror(REPO, tmp_path / "mirror") == done
     with LocalHub(tmp_path / "mirror") as other:
         api = HfApi(endpoint=other.endpoint)
         assert api.repo_info(REPO).sha == api.repo_info(REPO, revision=commit).sha == commit

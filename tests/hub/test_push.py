@@ -22,9 +22,9 @@ import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext._digest import git_blob_id, sha256_of
 from timm_backbones_ext.catalog.description import describe
-from timm_backbones_ext.cli.main import main
-from timm_backbones_ext.hub.local import LocalHub
-from timm_backbones_ext.hub.store import File
+from timm_backbones_ext.cli import main
+from timm_backbones_ext.local_hub import LocalHub
+from timm_backbones_ext.local_hub.store import Draft, File
 from timm_backbones_ext.transport import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("local_hub")
@@ -87,9 +87,12 @@ def test_a_tag_that_is_taken_is_refused_before_anything_is_sent(repo: str) -> No
     assert head(repo) == before
 
 
-def test_a_gated_repo_asks_for_access(repo: str) -> None:
+def test_a_gated_repo_asks_for_access(repo: str, local_hub: FaultyHub) -> None:
+    local_hub.faults({"kind": "taken", "where": "/settings"})
     tbx.push_to_hub(make(), repo, gated="manual")
-    assert HfApi().model_info(repo).gated == "manual"
+    settings = [seen for seen in local_hub.faults() if seen[1].endswith(f"{repo}/settings")]
+    assert [(seen[0], json.loads(seen[-1])) for seen in settings] == [("PUT", {"gated": "manual"})]
+    local_hub.faults({"kind": "gated", "where": "/resolve/", "times": -1})
     with pytest.raises(tbx.HubError, match="is gated"):
         tbx.pull(repo, token=False)
 
@@ -175,8 +178,8 @@ def test_a_card_says_what_the_model_is_and_its_examples_run(
 def test_a_card_whose_metadata_cannot_be_read_is_left_alone(repo: str, old: str, local_hub: LocalHub) -> None:
     HfApi().create_repo(repo)
     store = local_hub.store  # the Hub refuses such a card, and may hold it from elsewhere
-    card = File("README.md", store.put(old.encode()), len(old), git_blob_id(old.encode()), lfs=False)
-    store.commit(repo, "heads/main", title="theirs", add={card.path: card})
+    card = File("README.md", store.blobs.put(old.encode()), len(old), git_blob_id(old.encode()), lfs=False)
+    store.commit(repo, "heads/main", Draft("theirs", "", "me", {card.path: card}))
     with pytest.raises(ValueError, match=r"metadata that cannot be read .* mend it there first"):
         tbx.push_to_hub(make(), repo)
     assert HfApi().list_repo_files(repo) == ["README.md"]
@@ -342,7 +345,7 @@ model = timm.create_model("hf-hub:{repo}", pretrained=True).eval()
 print(type(model).__module__, model.pretrained_cfg["architecture"])
 torch.save(model(torch.load(sys.argv[1])), sys.argv[2])
 """
-    scratch = Path(local_hub._scratch.name)
+    scratch = Path(local_hub.scratch.name)
     torch.save(x, scratch / "x.pt")
     env = {**os.environ, "TIMM_BACKBONES_EXT_AUTOLOAD": "0"}
     command = [sys.executable, "-c", script, scratch / "x.pt", scratch / "y.pt"]

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.hub.local import LocalHub
+from timm_backbones_ext.local_hub import LocalHub
 
 pytestmark = pytest.mark.usefixtures("local_hub")
 
@@ -191,7 +191,7 @@ def test_a_flipped_byte_on_the_server_is_refused(model: torch.nn.Module, repo: s
     with torch.no_grad():
         model.fc.bias.uniform_()  # content of its own, since equal content is stored once
     commit = tbx.push_to_hub(model, repo).oid
-    flip(local_hub.store.blob(local_hub.store.files(commit)["model.safetensors"].sha256), 1_000_000)
+    flip(local_hub.store.blobs.path(local_hub.store.files(repo, commit)["model.safetensors"].sha256), 1_000_000)
     with pytest.raises(tbx.HubError, match=r"model.safetensors arrived damaged twice"):
         tbx.pull(repo)
 

@@ -28,7 +28,7 @@ from .._types import Model
 from ..catalog.pictures import feature_maps, load_photo, photo_maps
 from ..console import heading, progress, table
 from ..fingerprints import TOLERANCE
-from ..hub.local import LocalHub
+from ..local_hub import LocalHub
 from ..saving.folder import save
 
 __all__ = ["DemoError", "fresh_folder", "require_promises", "run_demo"]

@@ -214,17 +214,19 @@ def hub() -> None:
 @click.argument("root", type=click.Path(file_okay=False))
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines reach; needs --token.")
-@click.option("--token", "tokens", multiple=True, metavar="TOKEN=USER[:read]", help="Who may do what; may repeat.")
-def serve(root: str, tokens: Sequence[str], **options: Any) -> None:
+@click.option("--allow-remote", is_flag=True, help="Listen on an address that other machines reach; needs --tokens.")
+@click.option("--public-url", default="", help="What clients call it, behind a reverse proxy or a tunnel.")
+@click.option("--storage-port", type=click.IntRange(0, 65535), help="A second port for large files.")
+@click.option(
+    "--tokens", "tokens_file", type=click.Path(exists=True, dir_okay=False), help="Lines NAME ROLE TOKEN [TEAM ...]."
+)
+def serve(root: str, tokens_file: str | None, **options: Any) -> None:
     """Serve the Hub that is kept in folder ROOT, until interrupted; prints its endpoint."""
-    from ..hub.local import parse_token
-    from ..hub.local import serve as serve_hub
+    from ..local_hub import serve as serve_hub
 
-    who = dict(map(parse_token, tokens))
-    click.echo(f"Clients need HF_ENDPOINT{' and HF_TOKEN' * bool(who)}. Ctrl-C ends it.", err=True)
+    click.echo(f"Clients need HF_ENDPOINT{' and HF_TOKEN' * bool(tokens_file)}. Ctrl-C ends it.", err=True)
     with contextlib.suppress(KeyboardInterrupt):
-        serve_hub(root, tokens=who, **options)
+        serve_hub(root, tokens_file=tokens_file, **options)
 
 
 @hub.command("mirror")
@@ -235,29 +237,32 @@ def serve(root: str, tokens: Sequence[str], **options: Any) -> None:
 @as_json
 def mirror_command(repo: str, root: str, as_json: bool, **options: Any) -> None:
     """Copy a commit of REPO, under its own id, to the local Hub in folder ROOT, for use without a network."""
-    from ..hub.mirror import mirror
+    from ..local_hub.mirror import mirror
 
-    commit, count = mirror(repo, root, **options)
-    facts = {"repo": repo, "commit": commit, "files": count, "root": root}
-    return print_json(facts) if as_json else click.echo(f"{repo}@{commit}: {count} files in {root}")
+    done = mirror(repo, root, **options)
+    if done.kept:
+        click.echo(f"Warning: branch {done.kept} has commits that were made here, and stays where it is", err=True)
+    facts = {"repo": repo, **asdict(done), "root": root}
+    return print_json(facts) if as_json else click.echo(f"{repo}@{done.commit}: {done.files} files in {root}")
 
 
 @hub.command("fsck")
 @click.argument("root", type=click.Path(exists=True, file_okay=False))
+@click.option("--gc", is_flag=True, help="Delete what no commit has needed for a day.")
 @as_json
 @click.pass_context
-def fsck_command(ctx: click.Context, root: str, as_json: bool) -> None:
+def fsck_command(ctx: click.Context, root: str, gc: bool, as_json: bool) -> None:
     """Name every missing or damaged file of the local Hub in folder ROOT."""
-    from ..hub.fsck import fsck
+    from ..local_hub.fsck import collect, fsck
 
-    try:
-        problems = fsck(root)
-    except LookupError as error:
-        raise ValueError(str(error)) from None
+    problems = fsck(root)
+    files, size = collect(root) if gc else (0, 0)
     if as_json:
-        print_json({"root": root, "problems": problems})
+        print_json({"root": root, "problems": problems, **({"freed": {"files": files, "bytes": size}} if gc else {})})
     else:
         click.echo("\n".join(problems) or "no damage")
+        if gc:
+            click.echo(f"freed {size:,} bytes in {files} files")
     ctx.exit(FAILED if problems else 0)
 
 

@@ -1,0 +1,66 @@
+"""Whether what a local Hub holds is whole and unharmed; and what of it nothing needs."""
+
+import time
+from pathlib import Path
+
+from .._digest import sha256_of
+from .blobs import Blobs
+from .names import Refused
+from .store import Store
+
+__all__ = ["collect", "fsck"]
+
+GRACE_SECONDS = 24 * 3600
+"""An upload may take that long until its commit."""
+
+
+def fsck(root: str | Path) -> list[str]:
+    """Name every missing or damaged blob of a local Hub, and the files that need it.
+
+    Raises:
+        Refused: The folder holds no local Hub.
+    """
+    store, problems = _opened(root), []
+    with store.database() as db:
+        query = "SELECT sha256, size, repo || ' ' || path || ' at ' || substr(oid, 1, 8) FROM files ORDER BY sha256"
+        rows = db.execute(query).fetchall()
+    needed: dict[tuple[str, int], list[str]] = {}
+    for sha256, size, place in rows:
+        needed.setdefault((sha256, size), []).append(place)
+    for (sha256, size), places in needed.items():
+        if problem := _problem(store.blobs.path(sha256), sha256, size):
+            problems.append(f"{problem}: {sha256} (needed by {', '.join(places)})")
+    return problems
+
+
+def collect(root: str | Path, grace: float = GRACE_SECONDS) -> tuple[int, int]:
+    """Delete content that no commit names and uploads that were left; a server may run.
+
+    Args:
+        root: Folder of the local Hub.
+        grace: Seconds; younger files stay, since a commit may be about to name them.
+
+    Returns:
+        How many files were deleted, and how many bytes.
+    """
+    store = _opened(root)
+    with store.database(write=True) as db:  # no commit meanwhile
+        db.execute("DELETE FROM uploads WHERE date <= ?", (time.time() - grace,))
+        rows = db.execute("SELECT sha256 FROM files UNION SELECT sha256 FROM uploads")
+        content = store.blobs.free({sha256 for (sha256,) in rows}, grace)
+    parts = Blobs(store.root / "xet").free((), grace)
+    return content[0] + parts[0], content[1] + parts[1]
+
+
+def _opened(root: str | Path) -> Store:
+    if not (Path(root) / "hub.sqlite").is_file():
+        raise Refused(404, "NotFound", f"{root} holds no local Hub")
+    return Store(root)
+
+
+def _problem(path: Path, sha256: str, size: int) -> str:
+    if not path.is_file():
+        return "missing"
+    if path.stat().st_size != size:
+        return f"{path.stat().st_size} bytes instead of {size}"
+    return "" if sha256_of(path) == sha256 else "damaged"

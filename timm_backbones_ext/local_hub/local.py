@@ -1,0 +1,199 @@
+"""A Hugging Face Hub on this machine, for tests, demos and teams without a network.
+
+timm-ext hub serve ROOT --port 5000
+HF_ENDPOINT=http://127.0.0.1:5000 python script.py
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import urlsplit
+
+from .access import Tokens, User
+from .names import Refused
+from .store import Store
+
+__all__ = ["LocalHub", "main", "serve"]
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+START_SECONDS = 120
+
+
+def serve(
+    root: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tokens: Mapping[str, User] | None = None,
+    tokens_file: str | Path | None = None,
+    allow_remote: bool = False,
+    public_url: str = "",
+    storage_port: int | None = None,
+    announce: TextIO | None = None,
+    wrap: Callable[[Any], Any] = lambda app: app,
+) -> None:
+    """Serve the Hub that is kept in a folder, until interrupted.
+
+    Args:
+        root: The folder; made if it does not exist. One server at a time may have it.
+        host: Address to listen on; loopback, unless remote clients are allowed.
+        port: Port of the API; a free one by default.
+        tokens: Users by token. Without any, on loopback, every token may do everything.
+        tokens_file: A file of lines `NAME ROLE TOKEN [TEAM ...]`, read again when it changes.
+        allow_remote: Listen on an address that other machines reach; needs tokens.
+        public_url: What clients call this server, if that is not its address: a reverse proxy or a tunnel.
+        storage_port: A second port for large files (0: a free one); they come from the first one by default.
+        announce: Where to write the endpoint, as one line of JSON; standard output by default.
+        wrap: ASGI middleware around the Hub.
+
+    Raises:
+        ValueError: An address beyond loopback without `allow_remote` and tokens, or another server has the folder.
+        OSError: The port is taken.
+        ImportError: The extra `local-hub` is not installed.
+    """
+    known = Tokens(tokens, tokens_file)
+    if host not in LOOPBACK and not (allow_remote and known.required):
+        raise ValueError(f"{host} can be reached from other machines: that needs allow_remote=True and tokens")
+    try:
+        import uvicorn
+
+        from .server import Hub
+    except ImportError as error:
+        raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
+
+    if host not in LOOPBACK and not public_url.startswith("https:"):
+        print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
+    with ExitStack() as stack:
+        store = Store(root)
+        stack.enter_context(_alone(store))
+        sockets = [stack.enter_context(_listening(host, port))]
+        if storage_port is not None:
+            sockets.append(stack.enter_context(_listening(host, storage_port)))
+            storage_port = sockets[1].getsockname()[1]
+        hub = Hub(store, known, public_url, storage_port)
+        names = {host, "localhost", urlsplit(public_url).hostname or host}
+        app = hub.app(names | ({socket.gethostname(), socket.getfqdn()} if host not in LOOPBACK else set()))
+        place = f"[{host}]" if ":" in host else host
+        endpoint = public_url or f"http://{place}:{sockets[0].getsockname()[1]}"
+        print(json.dumps({"endpoint": endpoint}), file=announce or sys.stdout, flush=True)
+        config = uvicorn.Config(
+            wrap(app), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        uvicorn.Server(config).run(sockets=sockets)
+
+
+@contextmanager
+def _alone(store: Store) -> Generator[None]:
+    """Hold a folder against other servers, also against those of other processes, until this one ends or is killed."""
+    with contextlib.closing(sqlite3.connect(store.root / "server.lock", timeout=0, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise Refused(
+                409, "Conflict", f"another server has {store.root}; stop it, or take another folder"
+            ) from error
+        shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
+        yield
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    return socket.create_server((host, port), family=family)
+
+
+class LocalHub:
+    """A local Hub in a process of its own, which ends with this one.
+
+        with LocalHub("hub") as hub:
+            subprocess.run([...], env=os.environ | hub.env)
+
+    Large files come from a second port, as they come from another host on the Hub.
+
+    Args:
+        root: Folder of the Hub; a temporary one by default.
+        tokens: Users by token.
+        port: Port of the API; a free one by default.
+        options: More of what `serve` takes, as JSON has it.
+    """
+
+    endpoint: str
+    """`http://127.0.0.1:PORT`"""
+    script: str | Path = Path(__file__).with_name("__main__.py")
+    """What the process runs: it calls `main`."""
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        tokens: Mapping[str, User] | None = None,
+        port: int = 0,
+        **options: Any,
+    ) -> None:
+        self.scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
+        self.root = Path(root) if root is not None else Path(self.scratch.name, "hub")
+        self.tokens = dict(tokens or {})
+        self.options = {"root": str(self.root), "port": port, "storage_port": 0, **options}
+
+    @property
+    def home(self) -> Path:
+        """Home of a client's cache, for as long as the Hub runs."""
+        return Path(self.scratch.name, "home")
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Environment of a client: set it before huggingface_hub is imported, in a process of its own."""
+        token = next(iter(self.tokens), "local")
+        client = {"HF_ENDPOINT": self.endpoint, "HF_HOME": str(self.home), "HF_TOKEN": token}
+        return {**client, "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+    @property
+    def store(self) -> Store:
+        """The Hub's folder, to look into from outside."""
+        return Store(self.root)
+
+    def __enter__(self) -> "LocalHub":
+        if self.tokens:
+            lines = [" ".join((user.name, user.role, token, *user.teams)) for token, user in self.tokens.items()]
+            file = Path(self.scratch.name, "tokens")
+            file.touch(0o600)
+            file.write_text("\n".join(lines))
+            self.options["tokens_file"] = str(file)
+        command = [sys.executable, str(self.script)]
+        self.process: Any = subprocess.Popen(
+            [*command, json.dumps(self.options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        watchdog = threading.Timer(START_SECONDS, self.process.kill)
+        watchdog.start()
+        line = self.process.stdout.readline()
+        watchdog.cancel()
+        if not line:
+            self.__exit__()
+            raise RuntimeError(f"the local Hub did not start within {START_SECONDS} s; what it said is above")
+        self.endpoint = json.loads(line)["endpoint"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.scratch.cleanup()
+
+
+def main(wrap: Callable[[Any], Any] = lambda app: app) -> None:
+    """Serve for a `LocalHub`, until the process that made it ends: it holds the other end of the standard input."""
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    serve(**json.loads(sys.argv[1]), wrap=wrap)
