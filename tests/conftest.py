@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from terminal import terminal as terminal
 
 CLIENTS = Path(__file__).parent / "clients"
 

@@ -14,6 +14,7 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from timm.models._hub import save_config_for_hf
 from timm.models._registry import _model_pretrained_cfgs as model_pretrained_cfgs
+from timm.models._registry import _model_with_tags as model_with_tags
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.convnext import _init_weights as convnext_init_weights
 
@@ -31,6 +32,7 @@ __all__ = [
     "efficientnet_init_weights",
     "feature_take_indices",
     "model_pretrained_cfgs",
+    "model_with_tags",
     "resolve_pretrained_source",
     "save_config_for_hf",
 ]

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import sys
+import textwrap
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,36 +16,80 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.rule import Rule
 from rich.table import Table
 
-__all__ = ["heading", "print_json", "progress", "table"]
+__all__ = ["heading", "is_terminal", "print_json", "progress", "table"]
 
-NAME = 40  # characters of a first column that are not folded
+GAP = 2  # blanks between columns
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a header; long cells fold on a terminal, columns of numbers stand right."""
-    rows = [[" ".join(str(cell).split()) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        for row in (columns, *rows):
+    """Print rows under a header; on a terminal that is too narrow for columns, one entry below the other.
+
+    Words are never broken, so that names can be copied; columns of numbers are flush right. Output that is piped has
+    one line per row, with tabs between the cells.
+    """
+    cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    if not is_terminal():
+        for row in (columns, *cells):
             click.echo("\t".join(row))
         return
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    console = _console()
+    entries = [line for row in cells for line in _entry(columns, row, console.width)]
+    widths = _widths([columns, *cells], console.width)
+    folded = [[_folded(cell, width) for cell, width in zip(row, widths, strict=True)] for row in cells if widths]
+    if not widths or sum(1 + max(cell.count("\n") for cell in row) for row in folded) > len(entries):
+        console.print("\n".join(entries), soft_wrap=True)
+        return
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
-        numbers = bool(rows) and all(_is_number(row[index]) for row in rows)
-        whole = numbers or (index == 0 and all(len(row[0]) <= NAME for row in rows))  # names are there to be copied
-        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold", no_wrap=whole)
-    for row in rows:
+        numbers = bool(cells) and all(_is_number(row[index]) for row in cells)
+        drawn.add_column(_folded(column, widths[index]), justify="right" if numbers else "left", width=widths[index])
+    for row in folded:
         drawn.add_row(*row)
-    Console(highlight=False, markup=False).print(drawn)
+    console.print(drawn)
+
+
+def _console() -> Console:
+    return Console(highlight=False, markup=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
 
 
 def _is_number(text: str) -> bool:
-    return text.removesuffix("M").replace(".", "", 1).replace("e-", "", 1).isdigit()
+    return text.lstrip("+-").rstrip("Mx").replace(",", "").replace(".", "", 1).replace("e-", "", 1).isdigit()
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Widths of the columns, the widest narrowed until all fit; none if a word would have to be broken."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
+    room -= GAP * (len(columns) - 1)
+    if sum(least) > room:
+        return []
+    while sum(widths) > room:
+        widest = max(range(len(widths)), key=lambda index: (widths[index] > least[index], widths[index]))
+        widths[widest] -= 1
+    return widths
+
+
+def _folded(cell: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)) or cell
+
+
+def _entry(columns: Sequence[str], row: Sequence[str], room: int) -> list[str]:
+    """A row as lines: its first cell, and the others below it, each after the name of its column."""
+    rest = "; ".join(f"{column}:\0{cell}" for column, cell in zip(columns[1:], row[1:], strict=True))
+    lines = textwrap.wrap(rest, max(room - 2, 1), break_long_words=False, break_on_hyphens=False)
+    return [row[0], *("  " + line.replace("\0", " ") for line in lines)]  # no line ends between a name and its value
 
 
 def heading(text: str) -> None:
     """Print the title of a step."""
-    if sys.stdout.isatty():
-        Console(highlight=False, markup=False).print(Rule(text, align="left"))
+    if is_terminal():
+        _console().print(Rule(text, align="left"))
     else:
         click.echo(f"== {text}")
 
@@ -63,8 +109,17 @@ def _finite(data: Any) -> Any:
 
 @contextmanager
 def progress(total: int, unit: str, every: int = 1) -> Generator[Callable[[str], None]]:
-    """Gives a function to call after each of `total` steps, with a few words on it: a bar, or a line `every` steps."""
-    if not sys.stdout.isatty():
+    """Show how far a loop is: as a bar on a terminal, else as a line every so many steps.
+
+    Args:
+        total: Steps of the loop.
+        unit: What a step is: "epoch".
+        every: Steps between two lines.
+
+    Yields:
+        A function to call after each step, with a few words on it.
+    """
+    if not is_terminal():
         count = iter(range(1, total + 1))
 
         def line(words: str) -> None:
@@ -80,6 +135,6 @@ def progress(total: int, unit: str, every: int = 1) -> Generator[Callable[[str],
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(highlight=False)) as bar:
+    with Progress(*columns, console=_console()) as bar:
         task = bar.add_task("", total=total)
         yield lambda words: bar.update(task, advance=1, description=words)

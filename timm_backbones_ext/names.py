@@ -1,19 +1,41 @@
-"""What a user types, looked up: names, tags, words of a list; errors name what is near."""
+"""What a user types: words of a list, names of models, folders and repos; errors name what is near.
+
+One rule decides between a folder and a repo of the Hub. What exists as a folder is one. What begins with `local-dir:`,
+`./`, `../`, `/` or `~` can only be a folder; what begins with `hf-hub:` can only be a repo. All else must be
+"owner/name", and is refused if `owner` is a folder here: then it may be a misspelt folder.
+"""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ._types import Model
 
-__all__ = ["create", "editable", "known", "licences", "one_of"]
+__all__ = [
+    "HUB",
+    "create",
+    "editable",
+    "find_folder",
+    "find_source",
+    "known",
+    "licences",
+    "one_of",
+    "repo_id",
+    "saved_folder",
+]
 
-ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
-"""First parts of names that are no names of timm's."""
+HUB = ("hf-hub:", "hf_hub:")
+"""First parts of names that are repos."""
+FOLDER = "local-dir:"
+"""First part of a name that is a folder."""
+PATHLIKE = re.compile(r"\.{1,2}($|[/\\])|[/\\~]|[A-Za-z]:[/\\]|local-dir:")
+"""The beginning of what can only be a folder."""
 
 
 def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
-    """Raise ValueError if a word of the user is given and not known; the message has the nearest and all known ones."""
+    """Raise ValueError if a word is given and not known; the message has the nearest and all known ones."""
     known = sorted(known)
     if wanted is not None and wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=1)
@@ -21,62 +43,179 @@ def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {wanted!r}{hint} Known: {', '.join(known)}")
 
 
-def known(name: str) -> str:
-    """A model name that timm knows, tag included; ids of the Hub and folders pass.
+def saved_folder(source: str | Path) -> Path | None:
+    """The folder that a source names; None if it names none.
+
+    Args:
+        source: A path, which must be there, or a text.
 
     Raises:
-        ValueError: timm does not know it; the message has the nearest names, or the tags that there are.
+        FileNotFoundError: The source can only be a folder, and is not there.
+        ValueError: The source is a file.
+    """
+    text = str(source)
+    folder = Path(text.removeprefix(FOLDER)).expanduser()
+    if not text or text.startswith(HUB):
+        return None
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise ValueError(f"{text} is a file; expected a folder")
+    if isinstance(source, Path) or PATHLIKE.match(text):
+        raise FileNotFoundError(f"no folder {str(folder)!r}{_near(folder)}")
+    return None
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder that a source names.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The source is a file.
+    """
+    if folder := saved_folder(source):
+        return folder
+    raise FileNotFoundError(f"no folder {str(source)!r}{_near(Path(source))}")
+
+
+def find_source(source: str | Path) -> Path | str:
+    """The folder, or the id of the repo, that a source names, by the rule of this module.
+
+    Returns:
+        A path for a folder; a text for a repo, as `repo_id` gives it.
+
+    Raises:
+        FileNotFoundError: The source can only be a folder, and is not there.
+        ValueError: The source is a file, a misspelt folder, or neither folder nor repo.
+    """
+    if folder := saved_folder(source):
+        return folder
+    text = str(source)
+    if text.startswith(HUB):
+        return repo_id(text)
+    owner, _, name = text.partition("/")
+    if name and Path(owner).is_dir():
+        raise FileNotFoundError(
+            f"no folder {text!r} in the folder {owner!r}{_near(Path(text))}; for a repo on the Hub write hf-hub:{text}"
+        )
+    try:
+        return repo_id(text)
+    except ValueError as error:
+        raise ValueError(f"no folder {text!r} is here{_near(Path(text))}; {error}") from None
+
+
+def repo_id(text: str) -> str:
+    """The id of a repo, "owner/name", checked without a network; "owner/name@revision" may be given too.
+
+    Raises:
+        ValueError: It is no id; the message says whether it is a file, a folder or the name of a model.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    bare = next((text.removeprefix(first) for first in HUB if text.startswith(first)), text)
+    if PATHLIKE.match(bare) or Path(text).is_file():
+        raise ValueError(f"{text!r} is a path; expected a repo on the Hub, as owner/name")
+    try:
+        validate_repo_id(bare.partition("@")[0])
+        valid = "/" in bare
+    except HFValidationError:
+        valid = False
+    if not valid:
+        kind = "the name of a model" if bare and _is_model(bare) else "not a valid repo id"
+        raise ValueError(f"{text!r} is {kind}; expected a repo on the Hub, as owner/name")
+    return bare
+
+
+def _near(folder: Path) -> str:
+    """A hint with the folder beside a missing one whose name is nearest to it."""
+    if not folder.parent.is_dir():
+        return ""
+    beside = [item.name for item in folder.parent.iterdir() if item.is_dir()]
+    near = difflib.get_close_matches(folder.name, beside, n=1)
+    return f"; did you mean {str(folder.parent / near[0])!r}?" if near else ""
+
+
+def _is_model(name: str) -> bool:
+    import timm
+
+    return timm.is_model(name.partition(".")[0])
+
+
+def known(source: str) -> str:
+    """What `timm.create_model` calls a source: "local-dir:FOLDER", "hf-hub:owner/name", or the name of a model.
+
+    Raises:
+        FileNotFoundError: The source can only be a folder, and is not there.
+        ValueError: The source is none of the three; the message has the nearest names, or the tags that there are.
     """
     import timm
     from timm.models import get_arch_pretrained_cfgs
 
-    if name.startswith(ELSEWHERE):
-        return name
-    architecture, _, tag = name.partition(".")
+    from .weights.files import CONFIG
+
+    if folder := saved_folder(source):
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"the folder {str(folder)!r} holds no model: it has no {CONFIG}")
+        return f"{FOLDER}{folder}"
+    if "/" in source:
+        return f"{HUB[0]}{find_source(source)}"
+    architecture, _, tag = source.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "`timm-ext list` shows ours, timm.list_models() all"
         raise ValueError(f"unknown model {architecture!r}; {hint}")
     if tag:
-        one_of(f"tag of {architecture}:", tag, (item.partition(".")[2] for item in get_arch_pretrained_cfgs(name)))
-    return name
+        one_of(f"tag of {architecture}:", tag, (item.partition(".")[2] for item in get_arch_pretrained_cfgs(source)))
+    return source
 
 
-def create(name: str, *, edits: str | None = None, device: str = "cpu", **kwargs: Any) -> Model:
-    """A model by name, in eval mode; `kwargs` are those of `timm.create_model`.
+def create(source: str, *, edits: str | None = None, device: str = "cpu", **kwargs: Any) -> Model:
+    """The model that a source names, in eval mode.
+
+    Args:
+        source: Name of a model, a saved folder, or a repo on the Hub.
+        edits: Edits beyond those of the model.
+        device: Device to build it on.
+        kwargs: Further arguments of `timm.create_model`.
 
     Raises:
-        ValueError: Edits for a name that takes none.
+        ValueError: There is no such model, or it takes no edits.
+        HubError: The repo cannot be read.
     """
     import timm
     import torch
 
     from .transport import explained
 
-    with explained(name), torch.device(device):
-        return timm.create_model(known(name), **editable(name, edits), **kwargs).eval()
+    name = known(source)
+    with explained(source), torch.device(device):
+        return timm.create_model(name, **editable(name, edits), **kwargs).eval()
 
 
 def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:
-    """The keyword for the edits, if there are any; ids of the Hub and folders pass.
+    """The keyword for the edits, if there are any.
+
+    Args:
+        name: As `known` gives it.
+        edits: The edits, or their text.
 
     Raises:
-        ValueError: The name takes none.
+        ValueError: The model takes no edits.
     """
     from .registry import VARIANTS
 
     architecture = name.partition(".")[0]
     if not edits:
         return {}
-    if architecture not in VARIANTS and not name.startswith(ELSEWHERE):
-        known(name)
+    if architecture not in VARIANTS and not name.startswith((*HUB, FOLDER)):
         hint = f"; ext_{name} does" if f"ext_{architecture}" in VARIANTS else "; `timm-ext list` shows what does"
         raise ValueError(f"{name} does not take edits{hint}")
     return {"edits": edits}
 
 
 def licences(name: str) -> dict[str, str]:
-    """Tag -> licence of its weights, as timm records it; empty for a Hub id or a folder."""
+    """Tag -> licence of its weights, as timm records it; empty for a repo or a folder."""
     from timm.models import get_arch_pretrained_cfgs
 
     cfgs = get_arch_pretrained_cfgs(name)

@@ -13,7 +13,6 @@ from timm.models import (
     DefaultCfg,
     PretrainedCfg,
     build_model_with_cfg,
-    get_arch_pretrained_cfgs,
     is_model,
     model_entrypoint,
     register_model,
@@ -21,7 +20,7 @@ from timm.models import (
 )
 from torch import nn
 
-from ._timm import model_pretrained_cfgs
+from ._timm import model_pretrained_cfgs, model_with_tags
 from ._types import Model
 from .edits import Edit, parse_edits
 from .errors import BackboneError, HubError
@@ -135,9 +134,11 @@ def _bases() -> set[str]:
 def _derived_cfgs(variant: Variant) -> DefaultCfg:
     """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
     multiple = max((item.multiple for item in parse_edits(variant.edits)), default=1)
+    # timm's get_arch_pretrained_cfgs copies deeply, which takes half the time of registering
+    bases = {name: model_pretrained_cfgs[name] for name in model_with_tags[variant.base]}
     cfgs = {
         name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **safe_source(cfg), **_sizes(cfg, multiple))
-        for name, cfg in get_arch_pretrained_cfgs(variant.base).items()
+        for name, cfg in bases.items()
     }
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
 

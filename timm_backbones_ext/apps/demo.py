@@ -1,6 +1,6 @@
 """The main job end to end: extend a backbone, train it on real digits, share it, and use it in another process.
 
-Needs the extra `demo`. Every number that is printed was measured in this run; `report.json` has them all.
+Needs the extra `demo`. All printed numbers are measured in this run and stand in `report.json`.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ from ..fingerprints import TOLERANCE
 from ..local_hub import LocalHub
 from ..saving.folder import save
 
-__all__ = ["DemoError", "run_demo"]
+__all__ = ["DemoError", "fresh_folder", "require_promises", "run_demo"]
 
 MADE_BY = "timm-ext demo"
 REPORT = "report.json"
@@ -63,7 +63,7 @@ print(json.dumps({"right": right, "of": len(test["labels"]), "maps": maps, "veri
 
 
 class DemoError(RuntimeError):
-    """A step of the demo did not do what it should."""
+    """A step of the demo failed."""
 
 
 def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict[str, Any]:
@@ -75,15 +75,15 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
         epochs: Passes over the training digits.
 
     Returns:
-        What was measured, which is also in `report.json`.
+        The content of `report.json`.
 
     Raises:
-        FileExistsError: The folder holds something else than an earlier demo.
+        FileExistsError: The folder holds other files than those of an earlier demo.
         ImportError: The extra `demo` is not installed.
-        DemoError: A step failed, or what was pulled is not what was trained.
+        DemoError: A step failed, or the pulled model differs from the trained one.
     """
     _require_extra()
-    _fresh(output)
+    fresh_folder(output)
     started = time.perf_counter()
     report: dict[str, Any] = {"made_by": MADE_BY, "machine": _machine()}
     steps = (
@@ -95,7 +95,7 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
     for number, (title, step) in enumerate(steps, 1):
         heading(f"{number}/{len(steps)}  {title}")
         report |= step()
-    _check(report)
+    require_promises(report)
     report["seconds"] = round(time.perf_counter() - started, 1)
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
     heading(f"done in {report['seconds']:.0f} s: {output}/ has the picture, the saved model and {REPORT}")
@@ -107,8 +107,12 @@ def _require_extra() -> None:
         raise ImportError(f'the demo needs {", ".join(missing)}: pip install "timm-backbones-ext[demo]"')
 
 
-def _fresh(output: Path) -> None:
-    """An empty folder with the mark of the demo; an earlier demo's is replaced, any other is left alone."""
+def fresh_folder(output: Path) -> None:
+    """Make an empty folder with the mark of the demo in it; the folder of an earlier demo is replaced.
+
+    Raises:
+        FileExistsError: The folder holds something else.
+    """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         if not _is_marked(output):
             raise FileExistsError(f"{output} exists and no demo made it; choose another --output")
@@ -130,7 +134,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _features(output: Path) -> dict[str, Any]:
-    """Draw the maps of a photo that scikit-learn ships."""
+    """Draw the feature maps of a photo from scikit-learn."""
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
@@ -149,7 +153,7 @@ def _features(output: Path) -> dict[str, Any]:
 def _identity() -> dict[str, Any]:
     """Load the same weights into a base and into its deformable variant and compare what they compute.
 
-    Norm weights and statistics are random as well: a zero last norm of each block would hide what a branch does.
+    Norm weights and statistics are random too: a last norm of zero would hide errors in the branches.
     """
     torch.manual_seed(0)
     base = testing.calibrate(timm.create_model("resnet50")).eval()
@@ -170,7 +174,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """scikit-learn's 1797 handwritten digits, one channel, split in three parts for training to one for test."""
+    """scikit-learn's 1797 handwritten digits, one channel, three quarters for training and one for testing."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -219,11 +223,11 @@ def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: in
 
 
 def _share(output: Path, repo: str | None) -> dict[str, Any]:
-    """Push the saved folder from one process, use and verify it in another; both see only the Hub's address."""
+    """Push the saved folder in one process; use and verify the model in another, which knows only the Hub's address."""
     from safetensors.torch import save_file
 
     images, labels = _digits()["test"]
-    cli = [sys.executable, "-m", f"{__package__}.cli"]
+    cli = [sys.executable, "-m", "timm_backbones_ext.cli"]
     python = [sys.executable] if _is_discovered() else [*cli, "run"]
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timm-ext-demo-")))
@@ -248,7 +252,7 @@ def _share(output: Path, repo: str | None) -> dict[str, Any]:
 
 
 def _is_discovered() -> bool:
-    """Whether a plain `python` finds our models without an import; from a bare checkout `timm-ext run` has to help."""
+    """Whether plain `python` finds our models without an import; in a bare checkout `timm-ext run` is needed."""
     switched_off = os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() in ("0", "false", "off", "no")
     return not switched_off and bool(entry_points(group="torch.backends", name="timm_backbones_ext"))
 
@@ -257,7 +261,7 @@ def _output_of(command: list[str], env: dict[str, str]) -> str:
     """Standard output of a command, without its last newline.
 
     Raises:
-        DemoError: It failed; the message has the last of what it said.
+        DemoError: The command failed; the message ends with its last output.
     """
     env = env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -266,8 +270,12 @@ def _output_of(command: list[str], env: dict[str, str]) -> str:
     return done.stdout.strip()
 
 
-def _check(report: dict[str, Any]) -> None:
-    """Fail if the promises of the demo were not kept."""
+def require_promises(report: dict[str, Any]) -> None:
+    """Compare the figures of a report with what the demo promises.
+
+    Raises:
+        DemoError: The variant differs from its base, or the pulled model from the trained one.
+    """
     trained, pulled = report["digits"]["right"], report["pulled"]["right"]
     if not max(report["identity"].values()) <= TOLERANCE:
         raise DemoError(f"ext_resnet50_dcn differs from its base by more than {TOLERANCE:.0e}: {report['identity']}")

@@ -1,1 +1,1 @@
-"""What there is and what it costs: levels, parameters, multiply-adds, pictures."""
+"""Facts on models for the command line and the pages: lists, levels, parameters, multiply-adds, pictures."""

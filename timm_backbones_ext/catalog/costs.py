@@ -1,4 +1,4 @@
-"""What an edit costs on a named base: parameters and multiply-adds worked out, time as the benchmark found it."""
+"""What an edit costs on a named base: parameters and multiply-adds are computed, times come from the benchmark."""
 
 import json
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ class Cost:
     gmacs: float
     """1e9 multiply-adds at the base's input size."""
     time_ratio: float | None
-    """Time of a forward pass, edited over plain, on the CPU that the benchmark ran on; None if not measured."""
+    """Time of a forward pass, edited over plain, on the CPU of the benchmark; None if not measured."""
     merges: bool
-    """Whether `merge` takes the cost away again."""
+    """Whether `merge` removes the cost."""
 
 
 def named_base(item: Edit, family: str | None = None) -> str:
-    """The base on which the cost of an edit is stated: one of the family, the edit's first one by default."""
+    """The base for the cost of an edit: of the given family, or of the first family of the edit."""
     family = family or ("resnet" if "resnet" in item.families else item.families[0])
     return item.tried_on.get(family, FAMILIES[family].reference)
 

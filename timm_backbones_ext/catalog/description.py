@@ -1,4 +1,4 @@
-"""A model in figures: its levels, parameters and multiply-adds, worked out on the meta device without weights."""
+"""Levels, parameters and multiply-adds of a model, computed on the meta device, without weights."""
 
 import math
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Description:
-    """What a model costs and what it gives."""
+    """Costs and levels of a model."""
 
     levels: tuple[Level, ...]
     params: int

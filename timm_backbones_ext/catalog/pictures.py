@@ -1,4 +1,4 @@
-"""Pictures of feature maps: what a backbone sees of a photo, level by level. Needs the extra `viz`."""
+"""Pictures of the feature maps of a photo, level by level. Needs the extra `viz`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FeatureMap", "feature_maps", "load_photo", "photo_maps", "principal_colours", "require_matplotlib"]
+__all__ = ["FeatureMap", "feature_maps", "load_photo", "photo_maps", "principal_colours", "require_drawable"]
 
+FORMATS = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None, "Creator": None},
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+"""Formats by the end of a file's name, with the metadata that is left out: the same maps give the same bytes."""
 TILES = 4  # channels shown of each level, two by two
 COLUMN, TOP, ROW = 2.6, 0.7, 2.5  # inches: width of a level, headline, height of a row
 ASIDES = (
@@ -39,7 +45,7 @@ class FeatureMap:
     """(C, H, W)"""
 
     def __str__(self) -> str:
-        """The level as a picture's title has it."""
+        """The title of the level in a picture."""
         return f"level {self.index} · {' × '.join(map(str, self.values.shape))} · stride {self.stride}"  # noqa: RUF001
 
 
@@ -47,13 +53,13 @@ def load_photo(path: str | Path, size: int = 224) -> Image.Image:
     """The middle square of a photo in RGB, upright, scaled to `size` pixels.
 
     Raises:
-        ValueError: The file is no picture.
+        ValueError: The file is not a picture.
     """
     try:
         with Image.open(path) as picture:
             upright = ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be read ({error})") from error
+        raise ValueError(f"{path} is not a picture that can be read ({error})") from error
     return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
 
 
@@ -87,8 +93,8 @@ def photo_maps(model: Model, photo: Image.Image, levels: Sequence[int] | None = 
 def principal_colours(values: Tensor) -> np.ndarray:
     """(C, H, W) -> (H, W, 3) in [0, 1]: the first three principal components as red, green and blue.
 
-    Their signs are fixed, the largest entry of each direction being positive, so the same map gives the same picture.
-    The outer 2 % of each component are clipped; what a map lacks of three components is grey.
+    The largest entry of each direction is made positive, so that the same map gives the same picture. The outer 2 % of
+    each component are clipped. Missing components of a map with fewer than three channels are grey.
     """
     pixels = values.double().flatten(1).T
     pixels = pixels - pixels.mean(0)
@@ -102,16 +108,26 @@ def principal_colours(values: Tensor) -> np.ndarray:
     return scaled.reshape(*values.shape[1:], 3)
 
 
-def require_matplotlib() -> None:
-    """Do nothing if pictures can be drawn.
+def require_drawable(path: str | Path, *, overwrite: bool = False) -> None:
+    """Do nothing if a picture can be written to a path.
 
     Raises:
         ImportError: matplotlib is missing; the message has the pip line.
+        ValueError: The path does not end in .png, .svg or .pdf.
+        FileNotFoundError: Its folder is missing.
+        FileExistsError: The file exists, and `overwrite` is false.
     """
+    path = Path(path)
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ImportError(f'pictures need the extra viz: pip install "timm-backbones-ext[viz]" ({error})') from error
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: the folder {str(path.parent)!r} does not exist; make it first")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another name, or overwrite=True")
 
 
 def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Path, *, title: str = "") -> None:
@@ -120,14 +136,16 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
     Args:
         maps: The levels, finest first, as from `photo_maps`.
         image: The photo that they were made from.
-        path: PNG file to write; the same maps give the same bytes.
+        path: PNG, SVG or PDF file to write, replaced if it exists; the same maps give the same bytes.
         title: Headline.
 
     Raises:
         ImportError: The extra `viz` is not installed.
-        ValueError: There is no map, or one with values that are not finite.
+        ValueError: There is no map, one with values that are not finite, or the file is of another format.
+        FileNotFoundError: The folder of the file is missing.
     """
-    require_matplotlib()
+    require_drawable(path, overwrite=True)
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if not maps or not all(level.values.isfinite().all() for level in maps):
@@ -140,7 +158,9 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
     for column, level in enumerate(maps):
         _draw_level(figure, aside + COLUMN * column, level, image)
     figure.text(0.12 / size[0], 1 - 0.2 / size[1], title, fontsize=13, weight="bold", va="top")
-    figure.savefig(path, format="png", metadata={"Software": None})
+    suffix = Path(path).suffix.lower()
+    with rc_context({"svg.hashsalt": "timm-backbones-ext"}):
+        figure.savefig(path, format=suffix[1:], metadata=FORMATS[suffix])
 
 
 def _draw_level(figure: "Figure", left: float, level: FeatureMap, photo: Image.Image) -> None:

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import print_json, table
-from ..names import create
-from .options import FAILED, as_json, edits_option, pretrained_option, revision_option, token_option
+from ..names import HUB, create, find_folder, find_source, saved_folder
+from .options import (
+    FAILED,
+    announce,
+    as_json,
+    edits_option,
+    pretrained_option,
+    repo_argument,
+    revision_option,
+    token_option,
+)
 
 if TYPE_CHECKING:
     from ..fingerprints import Report
@@ -20,38 +29,28 @@ __all__ = ["COMMANDS"]
 
 
 @click.command("save")
-@click.argument("name")
+@click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
 @edits_option
 @pretrained_option
 @as_json
-def save_command(name: str, folder: str, overwrite: bool, kind: str | None, as_json: bool, **made: Any) -> None:
-    """Save model NAME to FOLDER: weights, config, fingerprint and card."""
+def save_command(source: str, folder: str, overwrite: bool, kind: str | None, as_json: bool, **made: Any) -> None:
+    """Save the model SOURCE to FOLDER: weights, config, fingerprint and card.
+
+    SOURCE is the name of a model, a saved folder, or a repo on the Hub.
+    """
     from ..saving.folder import save
 
-    saved = save(create(name, **made), folder, overwrite=overwrite, as_timm=kind == "timm")
+    announce(source)
+    saved = save(create(source, **made), folder, overwrite=overwrite, as_timm=kind == "timm")
     return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
-
-
-def _folder(source: str) -> Path | None:
-    """The folder that a source names; none if it is a Hub id or a model's name.
-
-    Raises:
-        FileNotFoundError: It can only be a folder, and is not there.
-    """
-    folder = Path(source.removeprefix("local-dir:"))
-    if folder.is_dir():
-        return folder
-    if source.startswith(("local-dir:", ".", "/", "~")):
-        raise FileNotFoundError(f"no folder {str(folder)!r}")
-    return None
 
 
 @click.command("push")
 @click.argument("source")
-@click.argument("repo")
+@repo_argument
 @click.option("--dry-run", is_flag=True, help="Show what would change; send nothing.")
 @click.option("--branch", "--revision", "revision", default=None, help="Branch to commit to; made if needed.")
 @click.option("--pr", "--create-pr", "create_pr", is_flag=True, help="Open a pull request.")
@@ -75,7 +74,9 @@ def push(source: str, repo: str, dry_run: bool, kind: str | None, as_json: bool,
     from ..hub.upload import plan_push, push_to_hub
 
     made = {"edits": options.pop("edits"), "pretrained": options.pop("pretrained")}
-    folder = _folder(source)
+    folder = saved_folder(source)
+    if folder is None and "/" in source and not source.startswith(HUB):
+        folder = find_folder(source)  # a misspelt folder is not sent to the Hub
     if folder and (any(made.values()) or kind):
         raise ValueError(f"{source} is a saved folder; --edits, --pretrained and --as are for the name of a model")
     model = folder or create(source, **made)
@@ -103,7 +104,7 @@ lock_option = click.option("--lock", type=click.Path(dir_okay=False), help="Take
 
 
 @click.command("pull")
-@click.argument("repo")
+@repo_argument
 @lock_option
 @revision_option
 @token_option
@@ -118,16 +119,20 @@ def pull_command(repo: str, as_json: bool, **options: Any) -> None:
 
 @click.command("verify")
 @click.argument("source")
-@click.option("--trust", type=click.Path(dir_okay=False), help="Public key whose signature is wanted.")
+@click.option("--trust", type=click.Path(dir_okay=False), help="Public key that the files must be signed for.")
 @revision_option
 @token_option
 @as_json
 @click.pass_context
 def verify_command(ctx: click.Context, source: str, as_json: bool, **options: Any) -> None:
-    """Check that SOURCE, a repo or a folder, computes what it did when it was saved."""
+    """Check that SOURCE, a folder or a repo, computes what it computed when it was saved."""
     from ..hub.download import verify
 
-    report: Report = verify(_folder(source) or source, **options)
+    place = find_source(source)
+    if isinstance(place, Path) and options["revision"]:
+        raise ValueError(f"{source} is a folder, which has no revisions; leave out --revision")
+    announce(source)
+    report: Report = verify(place, **options)
     if as_json:
         print_json({"same": report.same, "signed": bool(options["trust"]), **asdict(report)})
     else:
@@ -140,7 +145,7 @@ def verify_command(ctx: click.Context, source: str, as_json: bool, **options: An
 
 @click.group()
 def lock() -> None:
-    """Which commit of which repo a project uses, as backbones.lock."""
+    """Keep in backbones.lock which commit of which repo a project uses."""
 
 
 file_option = click.option(
@@ -149,20 +154,16 @@ file_option = click.option(
 
 
 @lock.command("add")
-@click.argument("repo")
+@repo_argument
 @revision_option
 @token_option
 @file_option
 @as_json
 def lock_add(repo: str, revision: str | None, token: str | None, path: str, as_json: bool) -> None:
-    """Pull and check REPO, and lock the commit that it is at."""
-    from ..hub.download import lock_repo
-    from ..hub.lock import Lock
+    """Pull and check REPO, and lock its present commit."""
+    from ..hub import locking
 
-    locked = Lock.read(path, missing_ok=True)
-    entry = lock_repo(repo, revision, token=token)
-    locked.entries[entry.repo] = entry
-    locked.write()
+    entry = locking.lock_add(repo, revision, path=path, token=token)
     return print_json(asdict(entry)) if as_json else click.echo(f"{entry.repo} {entry.revision} {entry.commit}")
 
 
@@ -171,13 +172,10 @@ def lock_add(repo: str, revision: str | None, token: str | None, path: str, as_j
 @file_option
 @as_json
 def lock_check(token: str | None, path: str, as_json: bool) -> None:
-    """Pull what is locked, and see that it is what was locked."""
-    from ..hub.download import pull
-    from ..hub.lock import Lock
+    """Pull every locked repo, and compare it with the lock file."""
+    from ..hub import locking
 
-    entries = list(Lock.read(path))
-    for entry in entries:
-        pull(entry.repo, lock=path, token=token)
+    entries = locking.lock_check(path, token=token)
     facts = [{"repo": entry.repo, "commit": entry.commit, "same": True} for entry in entries]
     return print_json(facts) if as_json else table(("repo", "commit"), [(v.repo, v.commit) for v in entries])
 
@@ -188,15 +186,11 @@ def lock_check(token: str | None, path: str, as_json: bool) -> None:
 @file_option
 @as_json
 def lock_update(repos: Sequence[str], token: str | None, path: str, as_json: bool) -> None:
-    """Lock REPOS, or all, at the commit that their branch or tag is at now."""
-    from ..hub.download import lock_repo
-    from ..hub.lock import Lock
+    """Lock REPOS, or all locked repos, at the present commit of their branch or tag."""
+    from ..hub import locking
 
-    locked, changes = Lock.read(path), []
-    for old in [locked[repo] for repo in repos] or list(locked):
-        new = locked.entries[old.repo] = lock_repo(old.repo, old.revision, token=token)
-        changes.append({"repo": old.repo, "from": old.commit, "to": new.commit})
-    locked.write()
+    pairs = locking.lock_update(repos, path=path, token=token)
+    changes = [{"repo": old.repo, "from": old.commit, "to": new.commit} for old, new in pairs]
     return print_json(changes) if as_json else table(("repo", "from", "to"), [tuple(v.values()) for v in changes])
 
 
@@ -225,7 +219,7 @@ def serve(root: str, tokens_file: str | None, **options: Any) -> None:
 
 
 @hub.command("mirror")
-@click.argument("repo")
+@repo_argument
 @click.argument("root", type=click.Path(file_okay=False))
 @revision_option
 @token_option

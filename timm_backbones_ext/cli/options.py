@@ -1,14 +1,18 @@
-"""Options and exit statuses that several commands of `timm-ext` share."""
+"""Options, arguments and exit statuses that several commands of `timm-ext` share."""
 
 import click
+
+from ..names import HUB, find_source, repo_id, saved_folder
 
 __all__ = [
     "FAILED",
     "USAGE",
+    "announce",
     "as_json",
     "edits_option",
     "family_option",
     "pretrained_option",
+    "repo_argument",
     "revision_option",
     "token_option",
 ]
@@ -21,3 +25,17 @@ family_option = click.option("--family", default=None, help="Only this family: r
 pretrained_option = click.option("--pretrained", is_flag=True, help="Load the weights of the tag.")
 revision_option = click.option("--revision", default=None, help="Branch, tag or commit.")
 token_option = click.option("--token", default=None, help="Access token; that of `hf auth login` by default.")
+
+
+def _repo(ctx: click.Context, param: click.Parameter, text: str) -> str:
+    return text if ctx.resilient_parsing else repo_id(text)
+
+
+repo_argument = click.argument("repo", callback=_repo)
+"""A repo on the Hub; wrong ids are refused before any work."""
+
+
+def announce(source: str) -> None:
+    """Say, on standard error, that a source which is no folder is looked for on the Hub."""
+    if "/" in source and not source.startswith(HUB) and saved_folder(source) is None:
+        click.echo(f"no folder {source!r} is here; asking the Hub for the repo {find_source(source)}", err=True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from .. import names
 from .._digest import sha256_of
 from ..errors import HubError, WeightsError
 from ..fingerprints import Fingerprint, Report
@@ -47,8 +48,9 @@ def pull(
     Raises:
         HubError: No such repo, revision or permission, no network, damaged files, no safetensors weights, a model
             that this version does not know, or one that computes something else than what was sent.
-        ValueError: The lock does not name the repo, or names another revision.
+        ValueError: The repo id is none, or the lock does not name the repo, or names another revision.
     """
+    repo_id = names.repo_id(repo_id)
     options: Any = {"token": token, "cache_dir": cache_dir}
     repo = locked(repo_id, revision, lock, **options) if lock else Repo(repo_id, revision, **options)
     folder = _fetched(repo)
@@ -80,12 +82,12 @@ def verify(
 
     Raises:
         HubError: The repo cannot be pulled, or is not signed by the key.
-        FileNotFoundError: There is no fingerprint.
+        FileNotFoundError: There is no such folder, or no fingerprint in it.
+        ValueError: The source is a file or the name of a model.
     """
-    name = str(source)
-    folder = Path(name.removeprefix("local-dir:"))
-    if not name.startswith("local-dir:") and not folder.is_dir():
-        repo = Repo(name, revision, token=token)
+    folder = names.find_source(source)
+    if isinstance(folder, str):
+        repo = Repo(folder, revision, token=token)
         folder = _fetched(repo)
         for extra in (MANIFEST, *([SIGNATURE] if trust is not None else [])):
             if repo.has(extra):

@@ -8,16 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.utils import validate_repo_id
 from torch.distributed import get_rank, is_initialized
 
+from .. import names
 from .._types import Model
 from ..saving.card import card_fields, card_section, merge_cards
 from ..saving.folder import write_card, write_folder, write_labels
 from ..saving.identity import identify
 from ..saving.manifest import write_manifest
 from ..saving.signing import sign_folder
-from ..transport import explained
 from ..weights.files import CARD, CONFIG, DETECTOR, FILES, SIGNATURE
 from .preflight import preflight
 
@@ -35,15 +34,14 @@ def drafted(source: Model | str | Path, repo_id: str, sign: str | Path | None, *
         made: `label_names`, `card`, `metrics` and `as_timm` of `save`.
 
     Raises:
-        HubError: The repo id is not valid, or the files do not make the model.
-        ValueError: The model cannot be saved, or sent from this rank.
+        HubError: The files do not make the model.
+        ValueError: The repo id is not valid, or the model cannot be saved, or sent from this rank.
     """
-    with explained(repo_id):
-        validate_repo_id(repo_id)
+    names.repo_id(repo_id)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if isinstance(source, (str, Path)):
-            _from_folder(Path(source), folder, **made)
+            _from_folder(names.find_folder(source), folder, **made)
         else:
             _from_model(source, folder, **made)
         write_manifest(folder)

@@ -1,5 +1,6 @@
 """Patience with faults that pass: resets, timeouts, and answers that ask the client to come again."""
 
+import logging
 import random
 import re
 import time
@@ -14,6 +15,8 @@ __all__ = ["PATIENCE", "Patience", "persist"]
 T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Statuses that a later attempt may not meet again."""
+SAY = logging.getLogger(__name__).info
+"""Says that the server does not answer; the command line shows it."""
 HOPELESS = ("LocalProtocolError", "TooManyRedirects", "UnsupportedProtocol")
 """Transport errors that no later attempt can change."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
@@ -45,6 +48,9 @@ class Patience:
             vars(error)["tried"] = f"tried {failures} times{what}{asks}"
             raise error
         drawn = min(self.longest_wait, self.first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1)
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        answer = f"the Hub answered {status}" if status else f"no answer from the Hub ({type(error).__name__})"
+        SAY("%s, trying again in %.1f s (attempt %d of %d)", answer, max(asked, drawn), failures + 1, self.attempts)
         time.sleep(max(asked, drawn))
 
 

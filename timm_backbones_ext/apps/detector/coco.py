@@ -27,11 +27,11 @@ class Sample(NamedTuple):
     target: dict[str, Tensor]
     """boxes: (n, 4), corners in pixels; labels: (n,), from 0; iscrowd, area: (n,); image_id: ()."""
     unreadable: tuple[str, ...]
-    """Files that could not be read; this image stands in for them."""
+    """Files that could not be read, and that this image replaces."""
 
 
 class Record(NamedTuple):
-    """What the annotation file says of an image."""
+    """The annotations of one image."""
 
     image_id: int
     file: str
@@ -48,7 +48,7 @@ class CocoFolder(Dataset[Sample]):
 
     The annotations are `annotations/instances_{split}*.json`, `{split}/_annotations.coco.json` or `{split}.json`; the
     images are in a folder named after the split, in `images`, or beside the annotations. Category ids may have holes.
-    Boxes are cut at the border of their image; those of which nothing is left are dropped; `notes` counts both. An
+    Boxes are cut at the border of their image, and dropped if nothing is left; `notes` counts both. An
     image that cannot be read is replaced by the next one, and named in the sample.
 
     Args:
@@ -60,7 +60,7 @@ class CocoFolder(Dataset[Sample]):
 
     Attributes:
         classes: Names of the classes, in the order of the labels.
-        notes: What was changed or is peculiar, in words.
+        notes: Sentences on boxes that were changed and images without boxes.
 
     Raises:
         FileNotFoundError: There are no annotations, or no images where they should be.
@@ -146,7 +146,7 @@ def _annotations(root: Path, split: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of an annotation file, whose lists have the entries that the format demands."""
+    """The content of an annotation file, checked: its lists have the entries that the format demands."""
     needed = {
         "images": ("id", "file_name", "width", "height"),
         "annotations": ("id", "image_id", "category_id", "bbox"),
@@ -165,7 +165,7 @@ def _read(path: Path) -> dict[str, Any]:
                 raise ValueError(f"{path}: an entry of {part!r} lacks {lacks}: {str(entry)[:80]}")
         ids = [entry["id"] for entry in content[part]]
         if len(set(ids)) < len(ids):
-            raise ValueError(f"{path}: {len(ids) - len(set(ids))} entries of {part!r} have an id that is taken")
+            raise ValueError(f"{path}: {len(ids) - len(set(ids))} entries of {part!r} have the id of another entry")
     if not content["images"] or not content["categories"]:
         raise ValueError(f"{path} has no images or no categories")
     return content
@@ -226,7 +226,7 @@ def _record(image: Mapping[str, Any], rows: Sequence[tuple[Any, ...]]) -> Record
 
 
 def _images(root: Path, annotations: Path, split: str, files: Sequence[str]) -> Path:
-    """The folder that the images are in: of all that there could be, the one that has the most of the first hundred."""
+    """The folder of the images: the candidate that holds the most of the first hundred files."""
     named = annotations.stem.rpartition("_")[2]  # instances_train2017.json: train2017
     folders = [root / named, root / "images" / named, root / split, root / "images" / split]
     folders += [root / "images", annotations.parent, root]

@@ -1,7 +1,7 @@
 """Scenes of real handwritten digits, written as a folder in COCO's format: something to detect in a minute.
 
-The digits are scikit-learn's (UCI ML hand-written digits, 8x8 pixels), enlarged and laid on noise; those of the
-validation scenes are in no training scene.
+The digits are scikit-learn's (UCI ML hand-written digits, 8x8 pixels), enlarged and put on noise. Training and
+validation scenes share no digit.
 """
 
 import json
@@ -16,9 +16,9 @@ __all__ = ["write_digits"]
 
 DIGITS_PER_SCENE = 1, 5
 SIDES = 20, 44
-"""Pixels that a digit is enlarged to, least and most."""
+"""Smallest and largest side of a digit in pixels."""
 INK = 0.25
-"""Of full ink: the least that counts for a digit's box."""
+"""Least ink, of 1, that belongs to the box of a digit."""
 
 
 def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: int = 96, seed: int = 0) -> Path:
@@ -29,14 +29,14 @@ def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: i
         train: Scenes to train on.
         val: Scenes to validate on.
         side: Width and height of a scene in pixels.
-        seed: Of everything that is drawn at random.
+        seed: Seed of all random choices.
 
     Returns:
         The folder.
 
     Raises:
         ImportError: scikit-learn is missing; the extra `detection` installs it.
-        FileExistsError: The folder holds something else.
+        FileExistsError: The folder holds other annotations.
         ValueError: The scenes are too small for the digits.
     """
     root = Path(root)
@@ -50,7 +50,7 @@ def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: i
             if held == about:
                 continue
             if held is None or held.get("description") != about["description"]:
-                raise FileExistsError(f"{file} is not of digits; choose another folder")
+                raise FileExistsError(f"{file} is not of digits: other data is there; choose another folder")
         _write_split(root, split, _digits()[number], np.random.default_rng((seed, number)), about)
     return root
 

@@ -1,4 +1,4 @@
-"""How good a detector is, in COCO's figures, and a picture of what it finds."""
+"""Mean average precision of a detector by COCO's rules, and a picture of its detections."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
@@ -19,7 +20,7 @@ __all__ = ["draw_detections", "evaluate"]
 
 FIGURES = {"mAP": "map", "mAP_50": "map_50", "mAP_75": "map_75"}
 """Our names for torchmetrics'."""
-Found = list[dict[str, Tensor]]
+LINE = 18  # pixels of a line of the legend
 
 
 @torch.inference_mode()
@@ -27,7 +28,7 @@ def evaluate(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any]) 
     """Mean average precision over IoU 0.5 to 0.95, at 0.5 and at 0.75, by COCO's rules; crowds are ignored.
 
     Args:
-        accelerator: Every process has to call; each looks at its own share of the images.
+        accelerator: Every process must call this function; each evaluates its share of the images.
         model: A detector of torchvision's; in eval mode afterwards.
         loader: Batches of images, targets and unreadable files, prepared by the accelerator.
 
@@ -40,7 +41,7 @@ def evaluate(accelerator: Accelerator, model: nn.Module, loader: Iterable[Any]) 
         found = model(images)
         rows = zip(targets, found, strict=True)
         own += [(int(target["image_id"]), _on_cpu(prediction), _on_cpu(target)) for target, prediction in rows]
-    # by image: where batches do not come out even, some images are seen twice
+    # keyed by image, since Accelerate repeats images where batches do not come out even
     everything = {row[0]: row[1:] for row in gather_object(own)}
     return _figures(everything.values()) if accelerator.is_main_process else None
 
@@ -56,35 +57,54 @@ def _figures(rows: Iterable[tuple[Any, Any]]) -> dict[str, float]:
     metric.warn_on_many_detections = False
     metric.update(*map(list, zip(*rows, strict=True)))
     result = metric.compute()
-    return {name: max(float(result[theirs]), 0.0) for name, theirs in FIGURES.items()}  # -1: no box to be found
+    return {
+        name: max(float(result[theirs]), 0.0) for name, theirs in FIGURES.items()
+    }  # torchmetrics says -1 where the data has no box
 
 
 @torch.inference_mode()
 def draw_detections(
     model: nn.Module, data: CocoFolder, file: str | Path, *, count: int = 8, score: float = 0.3, side: int = 256
 ) -> None:
-    """Draw what a detector finds in the first images of a data set: boxes of the data in green, its own in red.
+    """Draw what a detector finds in the first images of a data set, with a legend below.
+
+    Boxes of the data are green, boxes of the detector red.
 
     Args:
         model: A detector of torchvision's, in eval mode.
         data: The images.
         file: PNG to write.
         count: Images.
-        score: Least score of a detection that is drawn.
-        side: Pixels of the square that an image is scaled to fit in.
+        score: Detections with a lower score are not drawn.
+        side: Side in pixels of the square that holds each image.
     """
     device = next(model.parameters()).device
-    tiles = []
+    tiles, drawn = [], 0
     for index in range(min(count, len(data))):
         sample = data[index]
         (found,) = model([sample.image.to(device)])
-        best = nms(found["boxes"], found["scores"], 0.5)  # of several classes in one place the likeliest
+        best = nms(found["boxes"], found["scores"], 0.5)  # where classes overlap, the one with the highest score
         boxes, labels, scores = (found[key][best].cpu() for key in ("boxes", "labels", "scores"))
         words = [
             f"{data.classes[i]} {s:.2f}" for i, s in zip(labels.tolist(), scores.tolist(), strict=True) if s > score
         ]
+        drawn += len(words)
         tiles.append(_tile(sample.image, sample.target["boxes"], boxes[scores > score], words, side))
-    to_pil_image(make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=255)).save(file)
+    picture = to_pil_image(make_grid(torch.stack(tiles), nrow=4, padding=4, pad_value=255))
+    found_words = f"found with a score above {score}{'' if drawn else ': nothing'}"
+    _with_legend(picture, (("lime", "in the data"), ("red", found_words))).save(file)
+
+
+def _with_legend(picture: Image.Image, lines: Sequence[tuple[str, str]]) -> Image.Image:
+    """A picture with lines below it: a box in a colour, and what the colour means."""
+    whole = Image.new("RGB", (picture.width, picture.height + LINE * len(lines)), "white")
+    whole.paste(picture)
+    pen = ImageDraw.Draw(whole)
+    for row, (colour, words) in enumerate(lines):
+        top = picture.height + LINE * row
+        pen.rectangle((6, top + 3, 16, top + 13), outline=colour, width=2)
+        pen.text((24, top + 2), words, fill="black")
+    return whole
 
 
 def _tile(image: Tensor, expected: Tensor, found: Tensor, labels: Sequence[str], side: int) -> Tensor:

@@ -16,8 +16,8 @@ __all__ = ["Head", "detector"]
 class Head(FCOSHead):
     """torchvision's head, whose loss is a mean over the foreground of all processes.
 
-    torchvision divides by the foreground of the process's own images. Here n processes have the gradients of one
-    process with all their images.
+    torchvision divides by the foreground of the process's own images. With this head, n processes compute the
+    gradients of one process with all their images.
     """
 
     def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any, matched_idxs: Any) -> dict[str, Tensor]:
@@ -37,9 +37,9 @@ def detector(body: Pyramid, num_classes: int, *, min_size: int, max_size: int, n
 
     Args:
         body: The pyramid; its backbone's mean and std normalise the images.
-        num_classes: Classes; labels count from 0, there is none for the background.
+        num_classes: Classes; labels count from 0, without a label for the background.
         min_size: Pixels that the shorter side of images is scaled to.
-        max_size: Pixels that the longer side may have then.
+        max_size: Largest longer side in pixels after scaling.
         num_convs: Convs of each of the two branches of the head.
     """
     width: Any = body.out_channels

@@ -1,4 +1,4 @@
-"""A run's figures as CSV, beside TensorBoard's; a tracker of Accelerate's."""
+"""A tracker for Accelerate that writes the figures of a run as CSV."""
 
 import csv
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ __all__ = ["CsvTracker"]
 
 
 class CsvTracker(GeneralTracker):
-    """Writes a row per call of `log`, at once; figures that a call does not have are empty.
+    """Writes each call of `log` as a row, at once; missing figures are empty.
 
     Args:
         file: The CSV file.
@@ -34,7 +34,7 @@ class CsvTracker(GeneralTracker):
 
     @on_main_process
     def start(self) -> None:
-        """Begin the file with the rows that are kept."""
+        """Write the header and the rows that are kept."""
         rows: list[dict[str, str]] = []
         if self.file.exists():
             with self.file.open(newline="", encoding="utf-8") as file:
@@ -48,7 +48,7 @@ class CsvTracker(GeneralTracker):
 
     @on_main_process
     def store_init_configuration(self, values: dict[str, Any]) -> None:
-        """Nothing: the settings of a run are in a file of their own."""
+        """Do nothing: settings.json holds the settings of a run."""
 
     @on_main_process
     def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:

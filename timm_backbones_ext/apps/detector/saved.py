@@ -1,4 +1,4 @@
-"""A trained detector as a folder: its backbone as `tbx.save` writes one, and neck and head beside it."""
+"""A trained detector as a folder: the backbone as `tbx.save` writes it, with neck and head in files beside it."""
 
 import json
 import shutil
@@ -14,6 +14,7 @@ from ..._version import __version__
 from ...detection.pyramids import pyramid
 from ...errors import WeightsError
 from ...hub.download import pull
+from ...names import find_source
 from ...saving.card import REPO_PLACEHOLDER
 from ...saving.folder import save
 from ...saving.manifest import write_manifest
@@ -33,7 +34,10 @@ USE = """\
 The repo holds a whole detector: torchvision's FCOS on a feature pyramid of this backbone, with the results above.
 
 ```python
-from timm_backbones_ext.detection.saved import load_detector, read_design
+import torch
+
+from timm_backbones_ext import load_detector
+from timm_backbones_ext.apps.detector.saved import read_design
 
 detector, classes = load_detector("{repo}"), read_design("{repo}").classes
 found = detector([torch.rand(3, 480, 640)])[0]  # RGB from 0 to 1: boxes, labels, scores
@@ -43,7 +47,7 @@ found = detector([torch.rand(3, 480, 640)])[0]  # RGB from 0 to 1: boxes, labels
 
 @dataclass(frozen=True)
 class Design:
-    """What a detector is, beside its weights."""
+    """How to build a detector, without its weights."""
 
     backbone: str
     edits: str | None
@@ -69,14 +73,14 @@ def build(design: Design, **kwargs: Any) -> Model:
 
 
 def save_detector(model: Model, folder: str | Path, design: Design, metrics: Mapping[str, float], data: str) -> Path:
-    """Write a detector; all its files appear, or none.
+    """Write a detector to a folder; either all files appear or none.
 
     Args:
         model: The detector, a model of `build`.
-        folder: Where to; an earlier detector there is replaced.
+        folder: The folder; an earlier detector in it is replaced.
         design: What was given to `build`.
         metrics: Results, for the card.
-        data: The data set that they were measured on.
+        data: The data set of the results.
     """
     body, folder = model.backbone.body, Path(folder)
     card: dict[str, Any] = {"datasets": [data], "pipeline_tag": "object-detection"}
@@ -103,13 +107,13 @@ def load_detector(source: str | Path, *, design: Design | None = None, **kwargs:
 
     Args:
         source: Folder, or "owner/name".
-        design: Another design for the same weights: that of a backbone with more edits, which start as the identity.
+        design: Another design for the same weights, with more edits; the new edits start as the identity.
         kwargs: Further arguments of `pyramid`, such as `freeze_at`.
 
     Raises:
-        WeightsError: The weights are not those of the design.
-        HubError: They cannot be fetched.
-        FileNotFoundError: The folder holds no detector.
+        WeightsError: The weights do not fit the design.
+        HubError: The repo cannot be fetched.
+        FileNotFoundError: There is no such folder, or it holds no detector.
     """
     folder = _folder(source)
     weights = {"file": str(folder / WEIGHTS), "source": ""}
@@ -128,7 +132,7 @@ def read_design(source: str | Path) -> Design:
 
     Raises:
         FileNotFoundError: The folder holds no detector.
-        ValueError: The file that says what it is was damaged, or is of another version.
+        ValueError: The design file is damaged, or of another version.
     """
     file = _folder(source) / DESIGN
     try:
@@ -141,11 +145,11 @@ def read_design(source: str | Path) -> Design:
 
 
 def _folder(source: str | Path) -> Path:
-    """The folder of a detector; that of the cache for a repo."""
-    folder = Path(source)
-    if not folder.is_dir() and str(source).count("/") == 1 and not str(source).startswith((".", "/", "~")):
-        folder = pull(str(source), check=False)
-        repo = Repo(str(source), folder.name)
+    """The folder of a detector; for a repo, the folder in the Hub's cache."""
+    folder = find_source(source)
+    if isinstance(folder, str):
+        name, folder = folder, pull(folder, check=False)
+        repo = Repo(name, folder.name)
         for name in DETECTOR:
             if repo.has(name):
                 repo.file(name)

@@ -1,4 +1,4 @@
-"""What a run of `train.py` trains on what, and how."""
+"""The settings of a run of `train.py`, with defaults for each kind of data."""
 
 import re
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ __all__ = ["Settings", "settings_for"]
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run; it goes on only with those that it began with."""
+    """The settings of a run; a resumed run must have the same, or more epochs."""
 
     data: str
     """"digits", "digits:SCENES", or "coco:ROOT"."""
@@ -22,29 +22,29 @@ class Settings:
     min_size: int
     """Pixels that the shorter side of images is scaled to."""
     max_size: int
-    """Pixels that the longer side may have then."""
+    """Largest longer side in pixels after scaling."""
     flip: float
     """Probability of a horizontal flip."""
     epochs: int
     batch_size: int
     """Images per process."""
     lr: float
-    """Learning rate of AdamW; it falls along a cosine."""
+    """Learning rate of AdamW, with a cosine schedule."""
     backbone: str = "ext_resnet18"
     edits: str | None = None
     start: str | None = None
-    """A trained detector to start from: folder or Hub id. Edits that it lacks start as the identity."""
+    """A trained detector to start from: folder or Hub id. New edits start as the identity."""
     pretrained: bool = False
     """Start from the backbone's published weights."""
     freeze_at: int = 0
     """Freeze the backbone up to the maps of stride `2**freeze_at`."""
     sync_bn: bool = False
-    """Batch norms take their statistics over all processes."""
+    """Batch norms use the statistics of all processes."""
     weight_decay: float = 0.05
     layer_decay: float | None = None
-    """Factor on the learning rate per layer of the backbone towards the image."""
+    """Factor on the learning rate for each layer of the backbone, from its end to the image."""
     clip: float = 1.0
-    """Largest norm of all gradients together."""
+    """Largest norm of all gradients; larger ones are scaled down."""
     eval_every: int = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
     workers: int = 2

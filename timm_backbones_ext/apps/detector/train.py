@@ -1,7 +1,8 @@
-"""An example application: train a detector on one of our backbones; Accelerate runs it on one process or many.
+"""An example application: train a detector on one of our backbones, with Accelerate, in one process or many.
 
-A run is a folder: settings.json, log.csv, tensorboard/, checkpoints/ (to go on from), best/ (the detector with the best
-mAP so far, see `saved.py`), detections.png and report.json. A run that was stopped goes on as if it had not been.
+A run is a folder: settings.json, log.csv, tensorboard/, checkpoints/ (to resume from), best/ (the detector with the
+best mAP so far, see `saved.py`), detections.png and report.json. A run that was stopped resumes from its last epoch
+with identical losses.
 """
 
 import json
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from ..._types import Model
 from ...console import progress
 from ...detection.freezing import convert_sync_batchnorm
+from ...errors import BackboneError
 from ...optim import param_groups
 from .coco import CocoFolder, collate
 from .digits import write_digits
@@ -38,12 +40,12 @@ COLUMNS = ["epoch", "lr", "loss", "classification", "bbox_regression", "bbox_ctr
 CHECKPOINT = "checkpoints/epoch-{:04d}"
 SCENES = 1000
 TOLERATED = 0.01
-"""Share of the images that may be unreadable."""
+"""Largest share of unreadable images."""
 
 
 @dataclass
 class State:
-    """How far a run is."""
+    """The progress of a run."""
 
     epoch: int = 0
     step: int = 0
@@ -55,26 +57,27 @@ class State:
 def train(settings: Settings, output: str | Path, *, resume: bool = False) -> dict[str, Any] | None:
     """Train, and write a run's folder.
 
-    Every process calls it: `accelerate launch` and `torchrun` start them.
+    `accelerate launch` and `torchrun` start several processes; each must call this function.
 
     Args:
         settings: Of the run.
         output: Its folder.
-        resume: Go on from the last checkpoint; begin if there is none.
+        resume: Go on from the last checkpoint; begin if there is none. Only `epochs` may differ, and only grow: the
+            learning rate then follows the longer cosine.
 
     Returns:
-        On the main process the best detector's figures, and what the run took; report.json has it too.
+        On the main process, the content of report.json: figures of the best detector, epochs, steps and seconds.
 
     Raises:
         FileExistsError: The folder holds a run, and `resume` is false.
-        ValueError: Settings, data or backbone cannot be, the run to go on with had other settings, or more than 1 % of
-            the images are unreadable.
-        RuntimeError: The loss is not finite.
+        ValueError: Settings, data or backbone are wrong, the run to resume had other settings, or more than 1 % of the
+            images are unreadable.
+        BackboneError: The loss is not finite.
     """
     output = Path(output)
     tracker = CsvTracker(output / "log.csv", COLUMNS)
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # or it takes torchrun's processes on a CPU for runs of their own
+        cpu=not torch.accelerator.is_available(),  # else torchrun's processes on a CPU would train separately
         mixed_precision=settings.precision,
         log_with=["tensorboard", tracker],
         project_dir=output,
@@ -85,7 +88,7 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
         _require_same(settings, file, resume)
     accelerator.wait_for_everyone()
     run = Run(accelerator, settings, output)
-    if accelerator.is_main_process:  # now that the settings have proved possible
+    if accelerator.is_main_process:  # written only after the model could be built
         output.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(asdict(settings), indent=2) + "\n", encoding="utf-8")
     tracker.keep = run.state.step
@@ -94,16 +97,18 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
 
 
 def _require_same(settings: Settings, file: Path, resume: bool) -> None:
-    """See that a run's folder may be used: that the run in it is to go on, and began with these settings."""
+    """Require that the run in a folder is resumed, with the settings that it began with or more epochs."""
     if not resume:
         raise FileExistsError(f"{file.parent} holds a run already; resume it, or choose another folder")
     now, held = asdict(settings), json.loads(file.read_text(encoding="utf-8"))
+    if now["epochs"] > held["epochs"]:
+        held["epochs"] = now["epochs"]
     if differ := [f"{key} was {held.get(key)!r} and is {now[key]!r}" for key in now if held.get(key) != now[key]]:
         raise ValueError(f"the run in {file.parent} began with other settings: {', '.join(differ)}")
 
 
 class Run:
-    """A run at work, in one of its processes."""
+    """A run in one process."""
 
     def __init__(self, accelerator: Accelerator, settings: Settings, output: Path) -> None:
         self.accelerator, self.settings, self.output, self.state = accelerator, settings, output, State()
@@ -126,7 +131,7 @@ class Run:
             self.state = State(**json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8")))
 
     def __call__(self) -> dict[str, Any] | None:
-        """Train what is left to train, and write what came out."""
+        """Train the epochs that are left, and write the report."""
         before, began = self.state.seconds, time.perf_counter()
         if self.settings.start and not self.state.step:
             self._evaluate()
@@ -162,7 +167,7 @@ class Run:
         design = Design(
             **{name: getattr(asked, name) for name in names}, classes=self.train_data.classes, pretrained=published
         )
-        with self.accelerator.local_main_process_first():  # the others find weights in the cache
+        with self.accelerator.local_main_process_first():  # the other processes then find the weights in the cache
             if asked.start:
                 _require_same_heads(asked.start, design)
                 model = load_detector(asked.start, design=design, freeze_at=asked.freeze_at)
@@ -200,7 +205,7 @@ class Run:
             advance(f"epoch {self.state.epoch}/{self.settings.epochs}, loss {losses['loss']:.3f}")
 
     def _step(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Learn from a batch; returns the losses over the batches of all processes."""
+        """Train on a batch; returns the mean losses over all processes."""
         losses = self.model(images, targets)
         loss = torch.stack(list(losses.values())).sum()
         self.accelerator.backward(loss)
@@ -210,7 +215,7 @@ class Run:
         values = self.accelerator.reduce(torch.stack([loss, *losses.values()]).detach(), "mean").tolist()
         found = dict(zip(("loss", *losses), values, strict=True))
         if not math.isfinite(found["loss"]):
-            raise RuntimeError(f"step {self.state.step}: the loss is not finite: {found}; lower the learning rate")
+            raise BackboneError(f"step {self.state.step}: the loss is not finite: {found}; lower the learning rate")
         return found
 
     def _count(self, unreadable: Sequence[str]) -> None:
@@ -222,7 +227,7 @@ class Run:
             )
 
     def _evaluate(self) -> None:
-        """Measure, log, and keep the detector if it is the best so far."""
+        """Evaluate, log, and save the detector if it is the best so far."""
         figures = evaluate(self.accelerator, self.model, self._counted(self.val_loader))
         if figures is not None:
             self.accelerator.log({"epoch": self.state.epoch, **figures}, step=self.state.step)
@@ -266,7 +271,7 @@ class Run:
 
 
 def _require_same_heads(start: str, design: Design) -> None:
-    """See that neck and head of a saved detector are those of a design."""
+    """Require that neck and head of a saved detector are those of a design."""
     held = read_design(start)
     names = ("levels", "out_channels", "num_convs", "classes")
     pairs = {name: (getattr(held, name), getattr(design, name)) for name in names}

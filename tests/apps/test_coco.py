@@ -128,7 +128,7 @@ WRONG = {
     "no annotations": (lambda c: c.pop("annotations"), "'annotations' is missing"),
     "a list": (lambda c: c.update(images={}), "'images' is missing"),
     "no width": (lambda c: c["images"][0].pop("width"), "an entry of 'images' lacks width"),
-    "twice": (lambda c: c["images"][0].update(id=2), "1 entries of 'images' have an id that is taken"),
+    "twice": (lambda c: c["images"][0].update(id=2), "1 entries of 'images' have the id of another entry"),
     "stranger": (lambda c: c["annotations"][1].update(category_id=8), "annotation 2 is of an image or a category"),
     "three numbers": (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), r"annotation 3: expected bbox as \[x, y"),
     "not finite": (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), "annotation 3: expected bbox"),

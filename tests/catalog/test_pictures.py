@@ -8,7 +8,14 @@ import timm
 import torch
 from PIL import Image
 
-from timm_backbones_ext.catalog.pictures import FeatureMap, feature_maps, load_photo, photo_maps, principal_colours
+from timm_backbones_ext.catalog.pictures import (
+    FeatureMap,
+    feature_maps,
+    load_photo,
+    photo_maps,
+    principal_colours,
+    require_drawable,
+)
 
 
 def test_the_same_map_gives_the_same_colours_whatever_the_sign_of_its_channels() -> None:
@@ -52,11 +59,27 @@ def test_a_level_says_what_it_is() -> None:
     assert str(FeatureMap(3, 16, torch.zeros(1024, 14, 14))) == "level 3 · 1024 × 14 × 14 · stride 16"  # noqa: RUF001
 
 
-def test_the_same_maps_give_the_same_file(photo: Image.Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "head"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_ending_is_the_format_and_the_same_maps_give_the_same_bytes(
+    photo: Image.Image, tmp_path: Path, ending: str, head: bytes
+) -> None:
     maps = [FeatureMap(0, 2, torch.randn(8, 32, 32)), FeatureMap(1, 4, torch.randn(3, 16, 16))]
-    for name in ("a.png", "b.png"):
-        feature_maps(maps, photo, tmp_path / name, title="twice")
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    one, other = (tmp_path / f"{name}.{ending}" for name in ("one", "other"))
+    for file in (one, other):
+        feature_maps(maps, photo, file, title="twice")
+    assert one.read_bytes().startswith(head)
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("file", "error"),
+    [("x.jpg", ValueError), ("x", ValueError), ("no/x.png", FileNotFoundError), ("there.png", OSError)],
+)
+def test_a_picture_that_cannot_be_written_is_refused_beforehand(tmp_path: Path, file: str, error: type) -> None:
+    (tmp_path / "there.png").write_text("")
+    with pytest.raises(error):
+        require_drawable(tmp_path / file)
+    require_drawable(tmp_path / "there.png", overwrite=True)
 
 
 @pytest.mark.parametrize("values", [torch.full((4, 5, 5), 2.0), torch.zeros(2, 1, 1), torch.zeros(1, 3, 3)])

@@ -50,7 +50,7 @@ def test_sharded_by_stage_the_losses_are_those_of_one_process(together: Path) ->
 
 
 def test_a_run_of_two_processes_has_the_losses_of_one_with_the_double_batch(tmp_path: Path) -> None:
-    train = ("train-detector", "--data", "digits:8", "--epochs", "2", "--sync-bn", "--output")
+    train = ("train-detector", "--data", "digits:8", "--epochs", "2", "--min-size", "48", "--sync-bn", "--output")
     run("-m", "timm_backbones_ext.cli", *train, str(tmp_path / "two"), "--batch-size", "2")
     one = [sys.executable, "-m", "timm_backbones_ext.cli", *train, str(tmp_path / "one"), "--batch-size", "4"]
     subprocess.run(one, check=True, capture_output=True)

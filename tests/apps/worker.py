@@ -1,4 +1,4 @@
-"""What one of two processes of tests/detection/test_scale.py does: `torchrun --nproc-per-node 2 worker.py FOLDER`."""
+"""What one of two processes of tests/apps/test_scale.py does: `torchrun --nproc-per-node 2 worker.py FOLDER`."""
 
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
 """`timm-ext` as users and scripts call it: what it prints, where, and its exit status."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
-from timm_backbones_ext.console import print_json, table
+from timm_backbones_ext.cli.words import as_typed
+from timm_backbones_ext.families import FAMILIES
 from timm_backbones_ext.registry import BUILT_IN
+
+Terminal = Callable[[list[str]], str]
 
 
 def call(*args: str) -> Result:
@@ -52,8 +54,8 @@ def test_list_shows_every_variant() -> None:
 def test_list_filters_by_edit_family_and_licence() -> None:
     assert {row[0] for row in rows(output("list", "--edit", "dcn"))[1:]} >= {"ext_resnet50_dcn", "ext_resnet101_dcn"}
     assert "ext_resnet50" not in {row[0] for row in rows(output("list", "--edit", "dcn"))}
-    families = {name: {row[1] for row in rows(output("list", "--family", name))[1:]} for name in testing.BASES}
-    assert all(base in families[name] for name, base in testing.BASES.items())
+    families = {name: {row[1] for row in rows(output("list", "--family", name))[1:]} for name in FAMILIES}
+    assert all(item.smallest in families[name] for name, item in FAMILIES.items())
     assert sum(map(len, families.values())) == len({variant.base for variant in tbx.VARIANTS.values()})
     assert {row[0] for row in rows(output("list", "--license", "cc-by-nc-4.0"))[1:]} >= {"ext_resnet18", "ext_resnet50"}
 
@@ -117,7 +119,7 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         "features", "ext_resnet18", "--image", str(tmp_path / "photo.png"), "--output", str(tmp_path / "x.png")
     )
     assert result.exit_code == 2
-    assert "no picture that can be read" in result.stderr
+    assert "not a picture that can be read" in result.stderr
     assert not (tmp_path / "x.png").exists()
 
 
@@ -134,7 +136,23 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
         (["info", "resnet18", "--edits", "dcn"], "does not take edits; ext_resnet18 does"),
         (["list", "--family", "resnets"], "did you mean 'resnet'"),
         (["run", "absent.py"], "no script"),
-        (["hub", "serve", "root", "--host", "0.0.0.0"], "needs allow_remote=True and tokens"),
+        (["hub", "serve", "root", "--host", "0.0.0.0"], "needs --allow-remote"),
+        (["hub", "fsck", "."], "holds no local Hub"),
+        (["pull", "no spaces"], "'no spaces' is not a valid repo id; expected a repo on the Hub, as owner/name"),
+        (["pull", "resnet50"], "'resnet50' is the name of a model; expected a repo"),
+        (["pull", "runs/file"], "'runs/file' is a path; expected a repo"),
+        (["push", "resnet18", "me"], "'me' is not a valid repo id"),
+        (["lock", "add", "./x"], "'./x' is a path"),
+        (["verify", "runs/modle"], "no folder 'runs/modle' in the folder 'runs'; did you mean 'runs/model'?"),
+        (["push", "rnus/model", "me/x"], "no folder 'rnus/model'"),
+        (["verify", "runs/file"], "runs/file is a file"),
+        (["verify", "resnet50"], "'resnet50' is the name of a model"),
+        (["verify", "runs/model", "--revision", "v1"], "leave out --revision"),
+        (["info", "runs/model"], "holds no model: it has no config.json"),
+        (["features", "resnet18", "--image", "runs/file", "--output", "x.jpg"], "ends in .png, .svg, .pdf"),
+        (["features", "resnet18", "--image", "runs/file", "--output", "no/x.png"], "the folder 'no' does not exist"),
+        (["run", "-m", "nothere"], "no module 'nothere'"),
+        (["run", "-m", "nothere.deeper"], "no module 'nothere.deeper'"),
         (["hub", "serve", "root", "--tokens", "absent"], "does not exist"),
         (["list", "--edit", "dnc"], "dnc"),
         (["nonsense"], "No such command"),
@@ -142,6 +160,10 @@ def test_a_picture_that_is_none_is_a_usage_error(tmp_path: Path) -> None:
 )
 def test_wrong_use_is_one_line_and_status_2(args: list[str], message: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["timm-ext"])
+    monkeypatch.setattr("sys.path", list(sys.path))
+    Path("runs/model").mkdir(parents=True)
+    Path("runs/file").write_text("")
     result = call(*args)
     assert result.exit_code == 2
     assert message in result.stderr
@@ -199,17 +221,8 @@ def test_save_makes_a_folder_that_timm_reads(tmp_path: Path) -> None:
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).edits == ("frozen_bn",)
     again = call("save", "ext_resnet18", str(tmp_path / "out"))
     assert again.exit_code == 2
-    assert "overwrite" in again.stderr
-
-
-def test_a_terminal_gets_a_table_that_fits(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "80")
-    table(("name", "evidence"), [("dcn", "word " * 40)])
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
-    assert "name" in lines[0] or "name" in lines[1]
-    assert max(map(len, lines)) <= 80
-    assert sum(line.count("word") for line in lines) == 40
+    assert "--overwrite" in again.stderr
+    assert "=True" not in again.stderr
 
 
 def test_the_module_is_the_command() -> None:
@@ -227,29 +240,10 @@ def test_a_script_gets_its_arguments_and_its_error_has_a_traceback(tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.strip() == "['--help', '-x'] True"
-    assert "Traceback" in done.stderr
-    assert "ValueError: of the script" in done.stderr
-
-
-LIGHT = """
-import sys, types
-package = types.ModuleType("timm_backbones_ext")
-package.__path__ = [sys.argv[1]]
-sys.modules["timm_backbones_ext"] = package
-from timm_backbones_ext.cli import main
-for args in (["--help"], ["features", "--help"], ["hub", "serve", "--help"]):
-    try:
-        main(args)
-    except SystemExit as end:
-        assert end.code == 0
-assert not {"torch", "timm", "matplotlib"} & sys.modules.keys()
-"""
-
-
-def test_help_imports_neither_torch_nor_timm() -> None:
-    command = [sys.executable, "-c", LIGHT, str(Path(tbx.__file__).parent)]
-    env = {**os.environ, "TIMM_BACKBONES_EXT_AUTOLOAD": "0"}
-    assert "Usage" in subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.rstrip().endswith("ValueError: of the script")
+    files = re.findall(r'File "(.*)", line', done.stderr)
+    assert files == [str(tmp_path / "script.py")]  # no frames of ours
 
 
 def test_chosen_levels_are_shown_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -281,38 +275,66 @@ def test_damaged_weights_are_status_1(folder: Path, tmp_path: Path) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_json_is_strict_where_numbers_are_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
-    print_json({"level 0": float("inf"), "rest": [float("nan"), 1.0]})
-    said = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
-    assert said == {"level 0": "inf", "rest": ["nan", 1.0]}
+def test_a_saved_folder_is_described_as_its_model_is(folder: Path) -> None:
+    said, expected = (json.loads(output("info", name, "--json")) for name in (str(folder), "ext_resnet18"))
+    assert said["name"] == str(folder)
+    assert said["levels"] == expected["levels"]
+    assert said["params"] == expected["params"] - 997 * 513  # 3 classes instead of 1000
+
+
+@pytest.mark.usefixtures("local_hub")
+def test_what_is_no_folder_is_said_before_the_hub_is_asked() -> None:
+    result = call("verify", "me/absent")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[0] == "no folder 'me/absent' is here; asking the Hub for the repo me/absent"
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for_in_silence(local_hub: Any) -> None:
+    local_hub.faults({"kind": "reset", "where": "silent", "times": 1})
+    result = call("pull", "me/silent")
+    local_hub.faults()
+    assert result.exit_code == 1
+    assert re.search(r"no answer from the Hub \(\w+\), trying again in [\d.]+ s \(attempt 2 of 6\)", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("message", "typed"),
+    [
+        ("holds a vgg, and this is a resnet; force=True replaces it", "...; --force replaces it"),
+        ("Push it without as_timm", "Push it without --as timm"),
+        ("choose a smaller batch_size", "choose a smaller --batch-size"),
+        ("runs/batch_size/x is no file", None),
+        ("model_as_timm is no option", None),
+        ("timm.create_model('x', force=False)", None),
+    ],
+)
+def test_messages_name_options_and_not_arguments_of_python(message: str, typed: str | None) -> None:
+    said = as_typed(message, main)
+    assert said == message if typed is None else said.endswith(typed.removeprefix("..."))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_the_shell(shell: str) -> None:
+    assert f"_TIMM_EXT_COMPLETE={shell}_complete" in output("completion", shell)
+
+
+LIST = """
+import os, sys
+from timm_backbones_ext.cli import main
+for columns in sys.argv[1:]:
+    os.environ["COLUMNS"] = columns
+    main(["list"], standalone_mode=False)
+    print("=====")
+"""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_on_a_real_terminal_of_80_columns_nothing_is_cut() -> None:
-    import pty
-
-    parent, child = pty.openpty()
-    env = {**os.environ, "COLUMNS": "80", "TERM": "xterm"}
-    command = [sys.executable, "-m", "timm_backbones_ext.cli", "list"]
-    with subprocess.Popen(command, stdout=child, stderr=child, env=env) as process:
-        os.close(child)
-        text = _read_all(parent)
-    assert process.returncode == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert set(text.split()) >= BUILT_IN  # names are not folded
-    assert "cc-by-nc-4.0" in text
-
-
-def _read_all(terminal: int) -> str:
-    parts = []
-    while True:
-        try:
-            part = os.read(terminal, 65536)
-        except OSError:  # Linux says so at the end
-            break
-        if not part:
-            break
-        parts.append(part)
-    os.close(terminal)
-    return b"".join(parts).decode()
+def test_the_list_fits_terminals_of_40_and_80_columns_and_breaks_no_name(terminal: Terminal) -> None:
+    narrow, wide, _ = terminal(["-c", LIST, "40", "80"]).split("=====\n")
+    for columns, text in ((40, narrow), (80, wide)):
+        assert max(map(len, text.splitlines())) <= columns
+        assert set(text.split()) >= BUILT_IN
+        assert "cc-by-nc-4.0" in text
+        assert "dcn" in text
+    assert re.search(r"ext_resnet50_dcn +resnet50 \+ dcn +\d+ +apache-2.0, 3 more", wide)
+    assert re.search(r"ext_resnet50_dcn\n  base \+ edits: resnet50 \+ dcn;\s+tags: \d+;\s+licences: ", narrow)

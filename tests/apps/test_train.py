@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,15 @@ from timm_backbones_ext.apps.detector.settings import DEFAULTS, settings_for
 from timm_backbones_ext.apps.detector.train import train
 from timm_backbones_ext.cli.main import main
 
-SMALL: dict[str, Any] = {"epochs": 3, "batch_size": 4, "lr": 1e-3, "out_channels": 32, "num_convs": 1}
+SMALL: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 4,
+    "lr": 1e-3,
+    "out_channels": 32,
+    "num_convs": 1,
+    "min_size": 48,
+    "max_size": 48,
+}
 
 
 def log(folder: Path) -> list[dict[str, str]]:
@@ -56,8 +65,12 @@ def test_a_run_writes_logs_a_picture_and_the_best_detector(trained: Path) -> Non
     assert float(losses[-1]["loss"]) < float(losses[0]["loss"])
     report = json.loads((trained / "report.json").read_text())
     assert report["best"]["mAP"] == max(float(row["mAP"]) for row in figures)
-    with Image.open(trained / "detections.png") as picture:  # three scenes in a row
-        assert picture.size == (3 * 260 + 4, 264)
+    with Image.open(trained / "detections.png") as picture:  # three scenes in a row, two lines of legend
+        assert picture.size == (3 * 260 + 4, 264 + 2 * 18)
+        legend = picture.crop((0, 264, 260, 300)).convert("RGB")
+        colours = {colour for _, colour in legend.getcolors(1 << 16)}
+    assert {(0, 255, 0), (255, 0, 0)} <= colours  # both boxes
+    assert any(max(colour) < 64 for colour in colours)  # and dark words
     assert [file.name[:6] for file in (trained / "tensorboard").rglob("events*")] == ["events"]
     assert [file.name for file in (trained / "checkpoints").iterdir()] == ["epoch-0003"]
 
@@ -75,11 +88,23 @@ def test_the_best_detector_is_a_folder_that_timm_reads_as_a_backbone(trained: Pa
     assert "load_detector" in card
 
 
+def test_a_run_may_be_resumed_with_more_epochs_and_not_with_fewer(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    report = train(settings_for("digits:16", **{**SMALL, "epochs": 4}), folder, resume=True)
+    assert report is not None
+    assert (report["epoch"], report["step"]) == (4, 16)
+    assert [row for row in log(folder) if int(row["step"]) <= 12] == log(trained)
+    assert [row["epoch"] for row in log(folder) if row["mAP"]] == ["1", "2", "3", "4"]
+    with pytest.raises(ValueError, match=r"began with other settings: epochs was 4 and is 3"):
+        train(settings_for("digits:16", **SMALL), folder, resume=True)
+
+
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_to_the_same_losses(trained: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from timm_backbones_ext.detection.settings import settings_for; "
-        "from timm_backbones_ext.detection.train import train; "
+        "import sys; from timm_backbones_ext.apps.detector.settings import settings_for; "
+        "from timm_backbones_ext.apps.detector.train import train; "
         f"train(settings_for('digits:16', **{SMALL!r}), sys.argv[1], resume=True)"
     )
     folder, until = tmp_path / "run", time.monotonic() + 300
@@ -128,19 +153,29 @@ def test_a_detector_goes_to_the_hub_and_comes_back(trained: Path, local_hub: Any
 
 
 def test_the_command_trains_pushes_and_says_what_came_out(tmp_path: Path, local_hub: Any) -> None:
-    arguments = ["--data", "digits:8", "--epochs", "1", "--batch-size", "4", "--out-channels", "32", "--num-convs", "1"]
+    small = {"--epochs": 1, "--batch-size": 4, "--out-channels": 32, "--num-convs": 1, "--min-size": 32}
+    arguments = ["--data", "digits:8", *(str(word) for pair in small.items() for word in pair), "--max-size", "32"]
     command = ["train-detector", *arguments, "--output", str(tmp_path / "run"), "--push", "me/from-command"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.stderr
     assert "step 2/2\tepoch 1/1, loss" in result.stdout
     assert "pushed me/from-command@" in result.stdout
     assert load_detector("me/from-command").backbone.out_channels == 32
+    again = CliRunner().invoke(main, ["train-detector", *arguments, "--output", str(tmp_path / "run")])
+    assert again.exit_code == 2
+    assert "holds a run already; resume it" in again.stderr
+    resumed = CliRunner().invoke(main, [*command, "--resume", "--epochs", "2", "--json"])
+    assert resumed.exit_code == 0, resumed.stderr
+    said = json.loads(resumed.stdout)
+    assert (said["epoch"], said["folder"], said["repo"]) == (2, str(tmp_path / "run"), "me/from-command")
+    assert said["commit"]
+    assert "step 2/2\tepoch 2/2, loss" in resumed.stderr
 
 
 def test_the_help_says_the_defaults_for_both_kinds_of_data() -> None:
     said = " ".join(CliRunner().invoke(main, ["train-detector", "--help"]).stdout.split())
     digits, coco = DEFAULTS["digits"], DEFAULTS["coco"]
-    assert f"Times through the images. [default: {digits.epochs} (coco: {coco.epochs}); x>=1]" in said
+    assert f"Passes over the images. [default: {digits.epochs} (coco: {coco.epochs}); x>=1]" in said
     assert f"norms and biases. [default: {digits.weight_decay}]" in said
 
 
@@ -154,10 +189,14 @@ def test_the_help_says_the_defaults_for_both_kinds_of_data() -> None:
         (["--data", "digits:4"], "4 images are fewer than one batch of 8"),
         (["--lr", "0"], "lr: expected a number above 0; got 0"),
         (["--start", "somewhere", "--pretrained"], "choose one"),
-        (["--start", "./nowhere"], "holds no detector: it lacks config.json"),
+        (["--start", "./nowhere"], "no folder 'nowhere'"),
+        (["--start", "."], "holds no detector: it lacks config.json"),
     ],
 )
-def test_what_cannot_be_trained_is_said_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_said_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     data = [] if "--data" in arguments else ["--data", "digits:8"]
     result = CliRunner().invoke(main, ["train-detector", *data, *arguments, "--output", str(tmp_path / "run")])
     assert result.exit_code == 2
@@ -167,7 +206,7 @@ def test_what_cannot_be_trained_is_said_in_one_line(arguments: list[str], messag
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"step \d+: the loss is not finite"):
+    with pytest.raises(tbx.BackboneError, match=r"step \d+: the loss is not finite"):
         train(settings_for("digits:8", **{**SMALL, "lr": 1e30, "epochs": 30}), tmp_path / "run")
 
 

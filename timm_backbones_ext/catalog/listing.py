@@ -1,0 +1,69 @@
+"""What `timm-ext list` and the pages of the documentation say of each variant."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.models import model_entrypoint
+
+from ..edits import EDITS, parse_edits
+from ..families import FAMILIES, family_of
+from ..names import licences, one_of
+from ..registry import VARIANTS
+
+__all__ = ["Listing", "describe_variant", "family_name", "listings"]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """One variant."""
+
+    name: str
+    family: str
+    base: str
+    edits: tuple[str, ...]
+    tags: dict[str, str]
+    """Tag -> licence of its weights."""
+
+
+def family_name(base: str) -> str:
+    """The family of an architecture; it is built, on the meta device, only if it is not in the family's own module.
+
+    Raises:
+        ValueError: The architecture is of no known family.
+    """
+    module = model_entrypoint(base).__module__.rpartition(".")[2]
+    for family in FAMILIES.values():
+        if family.module == module:
+            return family.name
+    with torch.device("meta"):
+        return family_of(timm.create_model(base)).name
+
+
+def describe_variant(name: str) -> Listing:
+    """What there is to say of one variant."""
+    variant = VARIANTS[name]
+    return Listing(name, family_name(variant.base), variant.base, variant.edits, licences(name))
+
+
+def listings(family: str | None = None, edit: str | None = None, licence: str | None = None) -> Iterator[Listing]:
+    """All variants, or those that fit.
+
+    Args:
+        family: Only variants of this family.
+        edit: Only variants with this edit.
+        licence: Only variants that have a tag with this licence.
+
+    Raises:
+        ValueError: An unknown family, edit or licence.
+    """
+    found = [describe_variant(name) for name in VARIANTS]
+    one_of("family", family, FAMILIES)
+    one_of("edit", edit, EDITS)
+    one_of("licence", licence, {item for facts in found for item in facts.tags.values()})
+    for facts in found:
+        edits = [item.name for item in parse_edits(facts.edits)]
+        wanted = (family, (facts.family,)), (edit, edits), (licence, facts.tags.values())
+        if all(word is None or word in there for word, there in wanted):
+            yield facts
