@@ -16,6 +16,7 @@ __all__ = ["EDITS", "Edit", "list_edits", "register_edit"]
 EDITS: dict[str, type["Edit"]] = {}
 """The known edits, by name."""
 EXACTNESS = ("eval", "eval+train")
+"""Modes of a model in which an edit can be exact. `Edit.content` says for which images."""
 EditT = TypeVar("EditT", bound="Edit")
 
 
@@ -25,11 +26,15 @@ class Edit:
     name: ClassVar[str]
     families: ClassVar[tuple[str, ...]]
     exact: ClassVar[str]
+    """The modes in which the edited model equals its base: one of `EXACTNESS`."""
     evidence: ClassVar[str]
     example: ClassVar[str]
     """The edit in its simplest form; the name alone, unless an argument is required."""
     multiple: ClassVar[int] = 1
     """Sides of images, in pixels, have to be multiples of this for the edited model to equal its base."""
+    content: str = "any"
+    """Images for which the edit is exact: "any", or "grey" for those whose channels are equal. In the second case the
+    base sees the edited model's only channel repeated, in the first the channels that it has."""
     sampling: ClassVar[bool] = False
     """The edited model gives maps of a smaller stride, which hold the base's values at the base's positions."""
     maps_only: ClassVar[bool] = False

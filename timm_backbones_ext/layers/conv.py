@@ -1,7 +1,7 @@
 """A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. Its keys stay."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,31 @@ from torch import Tensor, nn
 
 from .._types import Model
 
-__all__ = ["Added", "Branch", "ExtendedConv2d"]
+__all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads"]
+
+
+class Kept(NamedTuple):
+    """Where the base's weights lie in a larger weight: input channels before `channels`, and a window of the kernel."""
+
+    channels: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def all_of(cls, weight: Tensor) -> "Kept":
+        """The whole of a conv's weight."""
+        return cls(weight.shape[1], 0, weight.shape[2], 0, weight.shape[3])
+
+
+class Pads(NamedTuple):
+    """Pixels of padding on each side, in the order that `torch.nn.functional.pad` takes."""
+
+    left: int
+    right: int
+    above: int
+    below: int
 
 
 class Added(nn.Module):
@@ -58,17 +82,16 @@ class ExtendedConv2d(nn.Conv2d):
     in any order: `grow` puts zeros around the weights, `branches` and `gate` hold modules that start neutral.
     """
 
-    kept: tuple[int, int, int, int, int]
-    """Where the base's weights lie: input channels before this one; rows from, to; columns from, to."""
-    margin: tuple[int, int, int, int]
-    """Zeros to add left, right, above and below, beyond the conv's own symmetric padding."""
+    kept: Kept
+    margin: Pads
+    """Zeros to add beyond the conv's own symmetric padding."""
     same: bool
     """Pad as TensorFlow does, by an amount that depends on the image size; timm's Conv2dSame."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kept = (self.weight.shape[1], 0, self.weight.shape[2], 0, self.weight.shape[3])
-        self.margin, self.uneven, self.same = (0, 0, 0, 0), False, False
+        self.kept, self.margin = Kept.all_of(self.weight), Pads(0, 0, 0, 0)
+        self.uneven, self.same = False, False
         self.branches = nn.ModuleDict()
         self.gate: nn.Module = nn.Identity()
 
@@ -103,7 +126,8 @@ class ExtendedConv2d(nn.Conv2d):
         if self.same:
             padded = pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)  # ty: ignore[invalid-argument-type]
         elif self.uneven:
-            padded = F.pad(x, self.margin)
+            margin = self.margin
+            padded = F.pad(x, [margin.left, margin.right, margin.above, margin.below])  # TorchScript takes a list
         y = F.conv2d(padded, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         for branch in self.branches.values():
             y = y + branch(x)
@@ -111,19 +135,37 @@ class ExtendedConv2d(nn.Conv2d):
 
     def grow(self, in_channels: int = 0, above: int = 0, below: int = 0, left: int = 0, right: int = 0) -> None:
         """Put zero weights after the input channels and around the kernel; sizes of outputs stay."""
-        around = (left, right, above, below)
-        grown = F.pad(self.weight.detach(), (*around, 0, in_channels))
+        grown = F.pad(self.weight.detach(), (left, right, above, below, 0, in_channels))
         self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
         self.in_channels += in_channels
         self.kernel_size = tuple(self.weight.shape[2:])
-        channels, top, bottom, start, end = self.kept
-        self.kept = (channels, top + above, bottom + above, start + left, end + left)
+        kept = self.kept
+        self.kept = Kept(kept.channels, kept.top + above, kept.bottom + above, kept.left + left, kept.right + left)
         if not self.same:
-            rows, columns = self.dilation
-            self.pad_by(*(n + step * d for n, step, d in zip(self._pads(), around, (columns, columns, rows, rows))))
+            pads, (rows, columns) = self._pads(), self.dilation
+            self.pad_by(
+                left=pads.left + columns * left,
+                right=pads.right + columns * right,
+                above=pads.above + rows * above,
+                below=pads.below + rows * below,
+            )
         if in_channels:
             for branch in self._branches():
                 branch.conv.grow(in_channels)
+
+    def sum_inputs(self) -> None:
+        """Take one input channel whose weights are the sum over all: equal to this conv on equal channels.
+
+        Raises:
+            ValueError: The conv is grouped, so that output channels see different input channels.
+        """
+        if self.groups != 1:
+            raise ValueError(f"expected a conv with one group; got {self}")
+        total = self.weight.detach().sum(1, keepdim=True)
+        self.weight = nn.Parameter(total, requires_grad=self.weight.requires_grad)
+        self.in_channels, self.kept = 1, self.kept._replace(channels=1)
+        for branch in self._branches():
+            branch.conv.sum_inputs()
 
     def _branches(self) -> Iterator[Model]:
         """The branches, with convs that can be extended."""
@@ -132,14 +174,16 @@ class ExtendedConv2d(nn.Conv2d):
             branch.conv = ExtendedConv2d.replacing(branch.conv)
             yield branch
 
-    def _pads(self) -> tuple[int, int, int, int]:
+    def _pads(self) -> Pads:
+        """All padding: the conv's own and the margin."""
         rows, columns = self.padding
-        return tuple(n + p for n, p in zip(self.margin, (columns, columns, rows, rows)))  # ty: ignore[unsupported-operator]
+        left, right, above, below = self.margin
+        return Pads(left + columns, right + columns, above + rows, below + rows)  # ty: ignore[unsupported-operator]
 
     def pad_by(self, left: int, right: int, above: int, below: int) -> None:
         """Pad by fixed amounts, in pixels."""
         self.padding = rows, columns = min(above, below), min(left, right)
-        self.margin = (left - columns, right - columns, above - rows, below - rows)
+        self.margin = Pads(left - columns, right - columns, above - rows, below - rows)
         self.uneven, self.same = any(self.margin), False
 
     def dilate(self, factor: int) -> None:
@@ -187,10 +231,11 @@ class ExtendedConv2d(nn.Conv2d):
         for branch in self._branches():
             part, bias = branch.folded()
             window = [slice(None), slice(None)]
-            for axis, (side, first, last) in enumerate(zip(part.shape[2:], self.kept[1::2], self.kept[2::2])):
+            middles = (self.kept.top + self.kept.bottom, self.kept.left + self.kept.right)  # twice the base's centre
+            for axis, (side, middle) in enumerate(zip(part.shape[2:], middles)):
                 step = branch.conv.dilation[axis] // self.dilation[axis]
                 span = step * (side - 1) + 1
-                start = (first + last - span) // 2  # centred on the base's kernel
+                start = (middle - span) // 2
                 window.append(slice(start, start + span, step))
             weight[tuple(window)] += part.detach()
             shift += bias.detach()
@@ -200,16 +245,16 @@ class ExtendedConv2d(nn.Conv2d):
 
     def reset_identity(self) -> None:
         """Zero all weights that are not the base's."""
-        channels, top, bottom, start, end = self.kept
+        kept = self.kept
         new = torch.ones_like(self.weight, dtype=torch.bool)
-        new[:, :channels, top:bottom, start:end] = False
+        new[:, : kept.channels, kept.top : kept.bottom, kept.left : kept.right] = False
         with torch.no_grad():
             self.weight.masked_fill_(new, 0)
 
     def simplest(self) -> nn.Conv2d:
         """A plain conv with the same parameters if nothing is extended; otherwise this one."""
         extended = self.same or self.uneven or len(self.branches) or not isinstance(self.gate, nn.Identity)
-        if extended or self.kept != (self.weight.shape[1], 0, self.weight.shape[2], 0, self.weight.shape[3]):
+        if extended or self.kept != Kept.all_of(self.weight):
             return self
         shape = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
         plain = nn.Conv2d(*shape, self.groups, self.bias is not None, device="meta", dtype=self.weight.dtype)  # ty: ignore[invalid-argument-type]
