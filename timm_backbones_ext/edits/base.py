@@ -32,15 +32,20 @@ class Edit:
     """The edit in its simplest form; the name alone, unless an argument is required."""
     multiple: ClassVar[int] = 1
     """Sides of images, in pixels, have to be multiples of this for the edited model to equal its base."""
-    content: str = "any"
-    """Images for which the edit is exact: "any", or "grey" for those whose channels are equal. In the second case the
-    base sees the edited model's only channel repeated, in the first the channels that it has."""
     sampling: ClassVar[bool] = False
     """The edited model gives maps of a smaller stride, which hold the base's values at the base's positions."""
     maps_only: ClassVar[bool] = False
     """The edit changes the maps of `features_only` models and nothing else."""
     tried_on: ClassVar[dict[str, str]] = {}
     """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
+
+    @property
+    def content(self) -> str:
+        """Images for which the edit is exact: "any", or "grey" for images whose channels are equal.
+
+        For "grey", the edited model takes one channel and the base takes it repeated.
+        """
+        return "any"
 
     def apply(self, model: Model) -> None:
         """Replace modules of `model` so that it computes what it computed before.

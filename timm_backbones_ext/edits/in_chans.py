@@ -1,14 +1,14 @@
 """Another number of input channels that keeps what the pretrained model computes."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .._types import Model
 from ..families import FAMILIES, first_conv
 from ..layers import ExtendedConv2d
 from .base import Edit, register_edit
 
-__all__ = ["InChans"]
+__all__ = ["InChans", "channels_as_edit"]
 
 
 @register_edit(families=tuple(FAMILIES), exact="eval+train", evidence="none: exact for any content of the new channels")
@@ -49,3 +49,26 @@ class InChans(Edit):
             changed.grow(self.n - conv.in_channels)
         model.set_submodule(name, changed.simplest())
         model.in_chans = self.n
+
+
+def channels_as_edit(
+    kwargs: dict[str, Any], edits: tuple[Edit, ...], held: int | None
+) -> tuple[dict[str, Any], tuple[Edit, ...]]:
+    """Arguments of a timm entry function and edits, with timm's argument `in_chans` as the edit.
+
+    timm would repeat and rescale the pretrained weights, so that the model computes something else. Two channels are
+    left to timm where no weights of another number are loaded.
+
+    Args:
+        kwargs: Arguments of the entry function.
+        edits: Edits of the model.
+        held: Channels of the weights to load; None for a model without them.
+    """
+    wanted = kwargs.get("in_chans")
+    if wanted is None or (wanted == 2 and held in (2, None)):
+        return kwargs, edits
+    others = {key: value for key, value in kwargs.items() if key != "in_chans"}
+    asked = [item.n for item in edits if isinstance(item, InChans)]
+    if wanted == (asked[-1] if asked else 3):  # what all families have without the argument
+        return others, edits
+    return others, (*edits, InChans(wanted))

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from .._types import Model
 from ..edits import parse_edits
-from ..norm_layer import is_frozen
+from ..norm_layer import is_runtime
 from ..registry import VARIANTS
 
 __all__ = ["as_plain_timm", "created_with", "is_sharded", "tensors", "whole"]
@@ -18,9 +18,9 @@ RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits"
 
 
 def created_with(model: Model) -> dict[str, Any]:
-    """timm's arguments by which a model was created; frozen batch norms are saved as the edit that they became."""
+    """timm's arguments by which a model was created, without those that say how it is used."""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
-    return {key: value for key, value in args.items() if key != "norm_layer" or not is_frozen(value)}
+    return {key: value for key, value in args.items() if key != "norm_layer" or not is_runtime(value)}
 
 
 def tensors(model: Model) -> dict[str, Tensor]:
@@ -58,13 +58,13 @@ def as_plain_timm(model: Model) -> Model:
     """The model as stock timm makes it, for people without this package.
 
     Raises:
-        ValueError: It has edits that are not merged.
+        ValueError: It has edits that are not merged; channels of images are an argument of timm's, too.
     """
-    if edits := getattr(model, "edits", ()):
-        mergeable = [str(edit) for edit in parse_edits(edits) if edit.merges()]
+    if edits := [edit for edit in parse_edits(getattr(model, "edits", ())) if edit.name != "in_chans"]:
+        mergeable = [str(edit) for edit in edits if edit.merges()]
         hint = f"; tbx.merge(model) removes {', '.join(mergeable)}" if mergeable else ""
         raise ValueError(
-            f"plain timm has no edits, and this model has {', '.join(edits)}{hint}. Push it without as_timm"
+            f"plain timm has no edits, and this model has {', '.join(map(str, edits))}{hint}. Push it without as_timm"
         )
     name = model.pretrained_cfg["architecture"]
     return _twin(model, VARIANTS[name].base if name in VARIANTS else name)
