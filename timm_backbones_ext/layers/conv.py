@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._types import Model
 
-__all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads"]
+__all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads", "check_zero_padding"]
 
 
 class Kept(NamedTuple):
@@ -36,6 +36,12 @@ class Pads(NamedTuple):
     right: int
     above: int
     below: int
+
+
+def check_zero_padding(conv: nn.Conv2d) -> None:
+    """Refuse a conv that does not pad with a fixed number of zeros, which is all that the convs here do."""
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        raise ValueError(f"expected a conv with zero padding, given in pixels; got {conv}")
 
 
 class Added(nn.Module):
@@ -100,12 +106,13 @@ class ExtendedConv2d(nn.Conv2d):
         """An extended conv with the parameters of `conv`, which may be one already.
 
         Raises:
-            ValueError: `conv` is no plain conv.
+            ValueError: `conv` is not a plain conv that pads with a fixed number of zeros.
         """
         if isinstance(conv, cls):
             return conv
-        if type(conv) not in (nn.Conv2d, Conv2dSame) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise ValueError(f"expected a plain conv with zero padding; got {conv}")
+        if type(conv) not in (nn.Conv2d, Conv2dSame):
+            raise ValueError(f"expected a plain conv; got {conv}")
+        check_zero_padding(conv)
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         extended = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=conv.weight.dtype)
         extended.weight, extended.bias = conv.weight, conv.bias

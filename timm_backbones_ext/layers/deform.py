@@ -7,6 +7,8 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from .conv import check_zero_padding
+
 __all__ = ["DeformConv2d"]
 
 
@@ -31,7 +33,12 @@ class DeformConv2d(nn.Conv2d):
 
     @classmethod
     def replacing(cls, conv: nn.Conv2d) -> "DeformConv2d":
-        """A deformable conv with the parameters of `conv`: the same objects, so optimizers keep them."""
+        """A deformable conv with the parameters of `conv`: the same objects, so optimizers keep them.
+
+        Raises:
+            ValueError: `conv` does not pad with a fixed number of zeros.
+        """
+        check_zero_padding(conv)
         weight = conv.weight
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         deform = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=weight.dtype)
