@@ -10,6 +10,9 @@ from .base import Edit, register_edit
 
 __all__ = ["InChans", "channels_as_edit"]
 
+RGB = 3
+"""Input channels of every base without an argument."""
+
 
 @register_edit(families=tuple(FAMILIES), exact="eval+train", evidence="none: exact for any content of the new channels")
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def channels_as_edit(
     """Arguments of a timm entry function and edits, with timm's argument `in_chans` as the edit.
 
     timm would repeat and rescale the pretrained weights, so that the model computes something else. Two channels are
-    left to timm where no weights of another number are loaded.
+    left to timm where no weights of another number are loaded. Weights of more channels than the base's come from a
+    model with this edit, which is then one of the edits here, too.
 
     Args:
         kwargs: Arguments of the entry function.
@@ -65,10 +69,12 @@ def channels_as_edit(
         held: Channels of the weights to load; None for a model without them.
     """
     wanted = kwargs.get("in_chans")
-    if wanted is None or (wanted == 2 and held in (2, None)):
+    if wanted == 2 and held in (2, None):
         return kwargs, edits
     others = {key: value for key, value in kwargs.items() if key != "in_chans"}
     asked = [item.n for item in edits if isinstance(item, InChans)]
-    if wanted == (asked[-1] if asked else 3):  # what all families have without the argument
-        return others, edits
-    return others, (*edits, InChans(wanted))
+    if wanted not in (None, asked[-1] if asked else RGB):
+        edits, asked = (*edits, InChans(wanted)), [*asked, wanted]
+    if held is not None and asked and asked[0] > held > RGB:
+        edits = (InChans(held), *edits)
+    return others, edits
