@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.features import wrap
+from timm_backbones_ext.features import FeatureList, wrap
 from timm_backbones_ext.layers import CpuSyncBatchNorm, FrozenBatchNorm2d
 from timm_backbones_ext.registry import BUILT_IN, VARIANTS
 
@@ -269,7 +269,8 @@ def test_trap_4_transformers_takes_hidden_states_of_a_backbone(name: str, edits:
 
     config = TimmBackboneConfig(backbone=f"ext_{name}", out_indices=indices, use_pretrained_backbone=False)
     backbone = TimmBackbone(config, edits=edits).eval()
-    full = backbone._backbone.full_model()
+    (wrapper,) = (module for module in backbone.modules() if isinstance(module, FeatureList))
+    full = wrapper.full_model()
     x = torch.randn(1, 3, 64, 64)
     levels = full.forward_intermediates(x, intermediates_only=True)
     before, hidden, after = backbone(x), backbone(x, output_hidden_states=True), backbone(x)
@@ -303,9 +304,7 @@ def test_trap_6_transformers_leaves_the_statistics_of_pretrained_batch_norms(nam
     weights = testing.calibrate(timm.create_model(name)).state_dict()
     config = TimmBackboneConfig(backbone=f"ext_{name}", out_indices=(1, 3))
     made = TimmBackbone(config, pretrained=True, pretrained_cfg_overlay={"state_dict": dict(weights)})
-    (found,) = (
-        value for key, value in made.state_dict().items() if key.endswith(".bn1.running_mean") and key.count(".") == 2
-    )
+    (found,) = (value for key, value in made.state_dict().items() if key.endswith("backbone.bn1.running_mean"))
     assert torch.equal(found, weights["bn1.running_mean"])
 
 
