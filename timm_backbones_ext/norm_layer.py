@@ -1,4 +1,4 @@
-"""timm's `norm_layer` argument, where timm 1.0.31 fails with what detection recipes give it."""
+"""timm's argument `norm_layer`, for the values of detection recipes with which timm 1.0.31 fails."""
 
 import functools
 import math

@@ -168,5 +168,5 @@ def test_timm_cannot_make_a_feature_model_of_an_efficientnet_by_its_sequence(kin
 
 def test_torchscript_takes_no_getter_of_a_stock_resnet() -> None:
     """When red: add ("resnet18", "getter") to `SCRIPTED` in tests/layers/test_feature_models.py."""
-    with pytest.raises(RuntimeError, match="tuple slice indices"):
+    with pytest.raises(RuntimeError):  # of slices of tuples; the message is another one the second time
         torch.jit.script(timm.create_model("resnet18", features_only=True, feature_cls="getter"))

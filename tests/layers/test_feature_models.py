@@ -160,7 +160,7 @@ def test_a_graph_that_recomputes_keeps_less_and_runs_twice() -> None:
         wrapper = features("resnet18", feature_cls="fx").train()
         wrapper.set_grad_checkpointing(enable)
         calls, sizes = [], []
-        wrapper.graph_module.layer3[0].conv1.register_forward_hook(lambda *_: calls.append(1))
+        wrapper.graph_module.get_submodule("layer3.0.conv1").register_forward_hook(lambda *_: calls.append(1))
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
             out = sum(level.square().mean() for level in maps(wrapper, torch.randn(2, 3, 64, 64)))
         kept = sum(sizes)

@@ -48,7 +48,7 @@ class FeatureWrapper(nn.Module):
                 block._buffers.update(module._buffers)
             elif module._parameters or module._buffers:
                 model.set_submodule(self.full_name(name), module)
-        for module in set(model.modules()).difference(self.modules()):  # what the wrapper left out follows it
+        for module in set(model.modules()).difference(self.modules()):  # stages that the wrapper lacks follow it
             module.training = self.training
             if module._parameters or module._buffers:
                 _follow(module, like)
@@ -72,7 +72,7 @@ class FeatureWrapper(nn.Module):
 
 
 def _follow(module: Model, like: Tensor) -> None:
-    """Move a module to the device and dtype of a tensor; one without data, from the meta device, starts afresh."""
+    """Move a module to the device and dtype of a tensor; one without data (device `meta`) is initialised."""
     if like.device.type != "meta" and any(t.is_meta for t in (*module.parameters(), *module.buffers())):
         module.to_empty(device=like.device)
         for part in module.modules():

@@ -45,7 +45,7 @@ def check_zero_padding(conv: nn.Conv2d) -> None:
 
 
 class Added(nn.Module):
-    """What an edit added beside the base's modules: none of its tensors is the base's."""
+    """Base class of modules that an edit adds; none of their tensors belongs to the base."""
 
     def reset_identity(self) -> None:
         """Set the tensors so that the model computes what it computes without this module."""
@@ -53,7 +53,7 @@ class Added(nn.Module):
 
 
 class Branch(Added):
-    """Conv and batch norm in parallel to a conv; adds nothing while the norm's weight is zero."""
+    """Conv and batch norm in parallel to a conv; it adds nothing while the norm's weight is zero."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Branch(Added):
         """Weight and bias, in float64, of the conv that computes the same in eval mode."""
         norm, double = self.norm, torch.float64
         if norm.running_mean is None or norm.running_var is None:
-            raise ValueError("a branch whose norm keeps no running statistics cannot be merged")
+            raise ValueError("cannot merge a branch whose norm keeps no running statistics")
         scale = norm.weight.to(double) / (norm.running_var.to(double) + norm.eps).sqrt()
         weight = self.conv.weight.to(double) * scale[:, None, None, None]
         return weight, norm.bias.to(double) - norm.running_mean.to(double) * scale
@@ -121,7 +121,7 @@ class ExtendedConv2d(nn.Conv2d):
 
     @classmethod
     def dense(cls, conv: Model, dilation: int) -> "ExtendedConv2d":
-        """A downsampling conv at every position; its window begins where it began, so zeros go to the end."""
+        """A downsampling conv at every position. The window keeps its first pixel, so the pads go right and below."""
         dense = cls.replacing(conv)
         dense.stride, dense.dilation = (1, 1), (dilation, dilation)
         dense.pad_by(0, dilation * (conv.kernel_size[1] - 1), 0, dilation * (conv.kernel_size[0] - 1))
@@ -229,9 +229,11 @@ class ExtendedConv2d(nn.Conv2d):
         self.branches[name] = Branch(conv).train(self.training)
 
     def merge_branches(self) -> Tensor:
-        """Fold the branches into the weight; (C_out,) is what they add to the output everywhere, in float64.
+        """Fold the branches into the weight; exact in eval mode.
 
-        Exact in eval mode. The bias is left alone, since the conv may have none: the caller knows where it goes.
+        Returns:
+            (C_out,) in float64: the constant that the branches add to the output. The caller adds it to the bias, or to
+            the norm that follows if the conv has no bias.
         """
         weight = self.weight.detach().to(torch.float64, copy=True)
         shift = weight.new_zeros(self.out_channels)
