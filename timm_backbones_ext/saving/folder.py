@@ -123,6 +123,8 @@ def _config(model: Model, identity: Identity, labels: Sequence[str] | None, draf
     save_config_for_hf(model, str(draft), model_config=model_config, data_config=_normalisation(model))
     config = json.loads(draft.read_text(encoding="utf-8"))
     config.setdefault("model_args", {}).pop("num_classes", None)  # said at the top; transformers refuses it twice
+    if any(isinstance(item, InChans) for item in parse_edits(identity.edits)):
+        config["model_args"].pop("in_chans", None)  # the edit says it
     if identity.extra:
         config["model_args"]["edits"] = list(identity.extra)
     if identity.architecture in BUILT_IN:

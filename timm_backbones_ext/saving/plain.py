@@ -19,9 +19,7 @@ RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits"
 
 def created_with(model: Model) -> dict[str, Any]:
     """timm's arguments by which a model was created, without those that say how it is used."""
-    edits = {item.name for item in parse_edits(getattr(model, "edits", ()))}
-    left_out = {*RUNTIME, *({"in_chans"} & edits)}
-    args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in left_out}
+    args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
     return {key: value for key, value in args.items() if key != "norm_layer" or not is_runtime(value)}
 
 
