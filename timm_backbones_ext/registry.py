@@ -174,7 +174,7 @@ def build(
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> Model:
+) -> Any:
     """Build a variant as timm builds its base, with the edits applied before weights are loaded.
 
     Args:

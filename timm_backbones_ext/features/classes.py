@@ -134,7 +134,7 @@ class NormedFeatures(FeatureWrapper):
     inside = "features"
     features: FeatureWrapper
 
-    def __init__(self, features: FeatureWrapper, norms: Model) -> None:
+    def __init__(self, features: FeatureWrapper, norms: nn.ModuleDict) -> None:
         super().__init__()
         self.features = features
         self.out_norms = nn.ModuleDict({level: norms[level] for level in dict.fromkeys(features.names)})

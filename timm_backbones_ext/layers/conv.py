@@ -9,8 +9,6 @@ from timm.layers import Conv2dSame, get_same_padding, pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from .._types import Model
-
 __all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads", "check_zero_padding"]
 
 
@@ -102,7 +100,7 @@ class ExtendedConv2d(nn.Conv2d):
         self.gate: nn.Module = nn.Identity()
 
     @classmethod
-    def replacing(cls, conv: Model) -> "ExtendedConv2d":
+    def replacing(cls, conv: Any) -> "ExtendedConv2d":
         """An extended conv with the parameters of `conv`, which may be one already.
 
         Raises:
@@ -120,7 +118,7 @@ class ExtendedConv2d(nn.Conv2d):
         return extended.train(conv.training)
 
     @classmethod
-    def dense(cls, conv: Model, dilation: int) -> "ExtendedConv2d":
+    def dense(cls, conv: Any, dilation: int) -> "ExtendedConv2d":
         """A downsampling conv at every position. The window keeps its first pixel, so the pads go right and below."""
         dense = cls.replacing(conv)
         dense.stride, dense.dilation = (1, 1), (dilation, dilation)
@@ -174,9 +172,9 @@ class ExtendedConv2d(nn.Conv2d):
         for branch in self._branches():
             branch.conv.sum_inputs()
 
-    def _branches(self) -> Iterator[Model]:
+    def _branches(self) -> Iterator[Any]:
         """The branches, with convs that can be extended."""
-        branch: Model
+        branch: Any
         for branch in self.branches.values():
             branch.conv = ExtendedConv2d.replacing(branch.conv)
             yield branch

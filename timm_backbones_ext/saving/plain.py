@@ -71,7 +71,12 @@ def as_plain_timm(model: Model) -> Model:
 
 
 def _twin(model: Model, name: str, **kwargs: Any) -> Model:
-    args = {"num_classes": model.num_classes, "in_chans": model.in_chans, **created_with(model), **kwargs}
+    args: dict[str, Any] = {
+        "num_classes": model.num_classes,
+        "in_chans": model.in_chans,
+        **created_with(model),
+        **kwargs,
+    }
     twin: Model = timm.create_model(name, **args)
     twin.load_state_dict(tensors(model), strict=True)
     twin.pretrained_cfg = twin.default_cfg = {**model.pretrained_cfg, "architecture": name}
