@@ -20,7 +20,7 @@ class ConvNeXtFamily(Family):
 
     name = "convnext"
     cls = ConvNeXt
-    smallest = "convnext_atto"
+    smallest = "test_convnext"
     reference = "convnext_tiny"
 
     def stages(self, model: Model) -> list[str]:

@@ -19,7 +19,7 @@ class EfficientNetFamily(Family):
 
     name = "efficientnet"
     cls = EfficientNet
-    smallest = "efficientnet_b0"
+    smallest = "test_efficientnet"
     reference = "efficientnet_b0"
 
     def stages(self, model: Model) -> list[str]:

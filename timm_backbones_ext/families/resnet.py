@@ -19,7 +19,7 @@ class ResNetFamily(Family):
 
     name = "resnet"
     cls = ResNet
-    smallest = "resnet18"
+    smallest = "test_resnet"
     reference = "resnet50"
 
     def stages(self, model: Model) -> list[str]:

@@ -11,6 +11,12 @@ __all__: list[str] = []  # timm appends each entry function's name
 default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
 
 
+@variant("test_convnext")
+def ext_test_convnext(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
+    """A ConvNeXt of 0.3M parameters, timm's own for tests; takes `edits=`."""
+    return build(pretrained, **kwargs)
+
+
 @variant("convnext_atto")
 def ext_convnext_atto(pretrained: bool = False, **kwargs: Any) -> ConvNeXt:
     """ConvNeXt Atto; takes `edits=`."""

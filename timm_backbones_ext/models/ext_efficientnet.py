@@ -15,6 +15,12 @@ __all__: list[str] = []  # timm appends each entry function's name
 default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
 
 
+@variant("test_efficientnet")
+def ext_test_efficientnet(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """An EfficientNet of 0.4M parameters, timm's own for tests; takes `edits=`."""
+    return build(pretrained, **kwargs)
+
+
 @variant("efficientnet_b0")
 def ext_efficientnet_b0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0; takes `edits=`."""

@@ -11,6 +11,12 @@ __all__: list[str] = []  # timm appends each entry function's name
 default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
 
 
+@variant("test_resnet")
+def ext_test_resnet(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """A ResNet of 0.5M parameters, timm's own for tests; takes `edits=`."""
+    return build(pretrained, **kwargs)
+
+
 @variant("resnet18")
 def ext_resnet18(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet-18; takes `edits=`."""

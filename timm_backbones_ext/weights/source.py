@@ -51,7 +51,7 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
         WeightsError: The config names no weights, or there is no safetensors file, or it is damaged.
         HubError: The weights cannot be fetched, are not what the Hub recorded, or the config is nonsense.
     """
-    kind, location = resolve_pretrained_source(cfg)
+    kind, location = _resolved(cfg)
     if kind == "state_dict":
         return copy.deepcopy(location)  # the caller's tensors stay the caller's
     if kind == "hf-hub":
@@ -64,6 +64,11 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
         safe = str(location).endswith(".safetensors")
         return _read(Path(location), str(location)) if safe else timm.models.load_state_dict(location)
     raise WeightsError(f"{cfg.get('architecture')} has no pretrained weights; create it with pretrained=False")
+
+
+def _resolved(cfg: dict[str, Any]) -> tuple[str, Any]:
+    """timm's words for where the weights are; its annotation leaves out state dicts."""
+    return resolve_pretrained_source(cfg)
 
 
 def _read(file: Path, place: str) -> dict[str, Tensor]:
