@@ -35,7 +35,7 @@ def test_the_page_has_the_levels_of_every_family(family: str) -> None:
     name = f"ext_{FAMILIES[family].reference}"
     text = PAGE.read_text(encoding="utf-8")
     section = text.partition(f"### `{name}`")[2].partition("###")[0]
-    assert [line for line in section.splitlines() if line.startswith("| ") and "`" in line] == rows(name)
+    assert [line for line in section.splitlines() if line[2:3].isdigit()] == rows(name)
 
 
 @pytest.mark.parametrize("name", ["ext_resnet18", "ext_convnext_atto", "ext_efficientnet_b0", "ext_vgg11"])
@@ -52,6 +52,6 @@ def test_freeze_at_and_p_levels_are_those_of_the_page(name: str) -> None:
         named = {learning.full_name(key): p.requires_grad for key, p in learning.named_parameters()}
         inside = [learns for key, learns in named.items() if key.startswith(f"{level.module}.")]
         assert not any(inside)
-        assert any(named.values()) or level.index == len(levels(model)) - 1
+        assert any(named.values()) or level.stride >= 16  # level 5 of a VGG is a pooling layer
         for parameter in model.parameters():
             parameter.requires_grad_(True)
