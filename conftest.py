@@ -46,5 +46,5 @@ def local_hub() -> Iterator[FaultyHub]:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/*.md"], fixtures=["local_hub"]
+    parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/*.md", "docs/*/*.md"], fixtures=["local_hub"]
 ).pytest()
