@@ -46,5 +46,7 @@ def local_hub() -> Iterator[FaultyHub]:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["README.md", "docs/*.md"], fixtures=["local_hub"]
+    parsers=[PythonCodeBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    fixtures=["local_hub"],
 ).pytest()

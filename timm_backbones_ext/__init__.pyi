@@ -10,7 +10,6 @@ from .detection import convert_sync_batchnorm as convert_sync_batchnorm
 from .detection import freeze_at as freeze_at
 from .detection import pad_to as pad_to
 from .detection import pyramid as pyramid
-from .detection.pyramids import Level as Level
 from .edits import EDITS as EDITS
 from .edits import Edit as Edit
 from .edits import edit as edit
@@ -21,6 +20,7 @@ from .edits import register_edit as register_edit
 from .errors import BackboneError as BackboneError
 from .errors import HubError as HubError
 from .errors import WeightsError as WeightsError
+from .families import Level as Level
 from .features import wrap as wrap
 from .fingerprints import Fingerprint as Fingerprint
 from .fingerprints import Report as Report

@@ -1,9 +1,50 @@
-"""Types that the annotations of this package use."""
+"""Types that the annotations of this package use. They import nothing when the package runs."""
 
-from typing import Any, TypeAlias
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 __all__ = ["Model"]
 
-Model: TypeAlias = Any
-"""A timm model: an `nn.Module` with timm's attributes. `nn.Module` itself lets checkers believe that any attribute is
-a tensor or a module, so that all uses of `pretrained_cfg`, `in_chans` or `feature_info` would look wrong to them."""
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    class TimmModel(nn.Module):
+        """What this package uses of a timm model; timm has no class of its own for it.
+
+        Children such as `layer4` are looked up by name and are `Any`. `nn.Module` alone would let checkers take every
+        attribute for a tensor or a module.
+        """
+
+        pretrained_cfg: dict[str, Any]
+        default_cfg: dict[str, Any]
+        feature_info: Any  # a list of dicts; of a feature model a FeatureInfo
+        in_chans: int
+        num_classes: int
+        num_features: int
+        edits: tuple[str, ...]  # of an edited model, as are the next two
+        lineage: Any
+        out_norms: nn.ModuleDict
+        forward_features: Callable[..., Tensor]
+        forward_head: Callable[..., Tensor]
+        forward_intermediates: Callable[..., Any]
+        prune_intermediate_layers: Callable[..., list[int]]
+        reset_classifier: Callable[..., None]
+        set_grad_checkpointing: Callable[..., None]
+        group_matcher: Callable[..., Any]
+        no_weight_decay: Callable[[], set[str]]
+        init_weights: Callable[..., None]
+        full_model: Callable[[], Any]  # of a feature model of this package
+        _traits: dict[str, Any]
+        _model_args: dict[str, Any]
+
+        def __getattr__(self, name: str) -> Any: ...
+        def modules(self, *args: Any, **kwargs: Any) -> Iterator[Any]: ...
+        def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]: ...
+        def get_submodule(self, target: str) -> Any: ...
+
+    Model: TypeAlias = TimmModel | Any
+    """A timm model. `Any` beside it, since `timm.create_model` and the children of a model promise an `nn.Module`."""
+else:
+    Model = Any

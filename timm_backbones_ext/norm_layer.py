@@ -1,4 +1,4 @@
-"""timm's `norm_layer` argument, where timm 1.0.31 fails with what detection recipes give it."""
+"""timm's argument `norm_layer`, for the values of detection recipes with which timm 1.0.31 fails."""
 
 import functools
 import math
@@ -9,49 +9,93 @@ import torch
 from timm.layers import GroupNorm
 
 from ._types import Model
-from .edits import Edit, parse_edits
+from .edits import EDITS, Edit, parse_edits
+from .families import FAMILIES, family_of
+from .layers import synchronised
 
-__all__ = ["is_frozen", "translated"]
+__all__ = ["is_runtime", "translated"]
+
+Entry = Callable[..., Model]
 
 
-def is_frozen(norm_layer: Any) -> bool:
-    """Whether a `norm_layer` is a frozen batch norm: its name, or a class (torchvision's, timm's, detectron2's)."""
+def is_runtime(norm_layer: Any) -> bool:
+    """Whether a `norm_layer` is left out of saved configs: frozen ones are an edit, synchronised ones plain ones."""
+    return _is_frozen(norm_layer) or _is_sync(norm_layer)
+
+
+def _is_frozen(norm_layer: Any) -> bool:
+    """Whether it is a frozen batch norm: its name, or a class (torchvision's, timm's, detectron2's)."""
     return _name(norm_layer).startswith("frozenbatchnorm")
 
 
-def translated(
-    kwargs: dict[str, Any], edits: tuple[Edit, ...], entry: Callable[..., Model]
-) -> tuple[dict[str, Any], tuple[Edit, ...]]:
-    """Arguments of a timm entry function, and edits, that make the model which `norm_layer` asks for.
+def _is_sync(norm_layer: Any) -> bool:
+    """Whether it is a synchronised batch norm: its name, or a class (torch's, timm's)."""
+    return _name(norm_layer).startswith("syncbatchnorm")
 
-    A frozen batch norm becomes the edit `frozen_bn`; `"groupnorm"` gets a number of groups that divides every width.
+
+def translated(
+    entry: Entry, kwargs: dict[str, Any], edits: tuple[Edit, ...]
+) -> tuple[Entry, dict[str, Any], tuple[Edit, ...]]:
+    """A timm entry function, its arguments, and edits, that make the model which `norm_layer` asks for.
+
+    A frozen batch norm becomes the edit `frozen_bn`. A synchronised one is made after the model, with its activation
+    beside it, so that the keys stay. `"groupnorm"` gets a number of groups that divides every width.
 
     Raises:
-        ValueError: A frozen batch norm comes with arguments of its own.
+        ValueError: A frozen or synchronised batch norm has arguments of its own, or the family has no batch norm.
     """
     norm_layer = kwargs.get("norm_layer")
-    if is_frozen(norm_layer):
-        if given := getattr(norm_layer, "keywords", None):
-            raise ValueError(
-                f"norm_layer: expected a frozen batch norm without arguments; got {given}. "
-                "Give them to torch.nn.BatchNorm2d with functools.partial, and add edits='frozen_bn'"
-            )
+    others = {key: value for key, value in kwargs.items() if key != "norm_layer"}
+    if is_runtime(norm_layer):
+        _check(entry, norm_layer)
+        if _is_sync(norm_layer):
+            return _then_synchronised(entry), others, edits
         frozen = () if any(item.name == "frozen_bn" for item in edits) else parse_edits("frozen_bn")
-        return {key: value for key, value in kwargs.items() if key != "norm_layer"}, (*edits, *frozen)
+        return entry, others, (*edits, *frozen)
     if isinstance(norm_layer, str) and _name(norm_layer) == "groupnorm":
-        others = {key: value for key, value in kwargs.items() if key != "norm_layer"}
-        return {**others, "norm_layer": functools.partial(GroupNorm, num_groups=_groups(entry, others))}, edits
-    return kwargs, edits
+        norm_layer = functools.partial(GroupNorm, num_groups=_groups(entry, others))
+        return entry, {**others, "norm_layer": norm_layer}, edits
+    return entry, kwargs, edits
+
+
+def _check(entry: Entry, norm_layer: Any) -> None:
+    kind = "frozen" if _is_frozen(norm_layer) else "synchronised"
+    if given := getattr(norm_layer, "keywords", None):
+        then = "add edits='frozen_bn'" if kind == "frozen" else "call tbx.convert_sync_batchnorm(model)"
+        raise ValueError(
+            f"norm_layer: expected a {kind} batch norm without arguments; got {given}. "
+            f"Give them to torch.nn.BatchNorm2d with functools.partial, and {then}"
+        )
+    module = entry.__module__.rpartition(".")[2]
+    family = next((family.name for family in FAMILIES.values() if family.module == module), None)
+    if family is not None and family not in EDITS["frozen_bn"].families:
+        name = getattr(entry, "__name__", family)
+        raise ValueError(
+            f"norm_layer: {name} has layer norms and no batch norm, so there is none to be {kind}. Leave "
+            "norm_layer out; layer norms do not depend on the batch. tbx.freeze_at(model, n) freezes the first stages"
+        )
+
+
+def _then_synchronised(entry: Entry) -> Entry:
+    """An entry function whose models have synchronised batch norms, with activations beside them."""
+
+    @functools.wraps(entry)
+    def made(**kwargs: Any) -> Model:
+        model = entry(**kwargs)
+        family_of(model).repair(model)
+        return synchronised(model)
+
+    return made
 
 
 def _name(norm_layer: Any) -> str:
-    """A name as timm compares them, of a name, a class or a partial."""
+    """The name of a name, a class or a partial, as timm compares them."""
     norm_layer = getattr(norm_layer, "func", norm_layer)
     name = norm_layer if isinstance(norm_layer, str) else getattr(norm_layer, "__name__", "")
     return name.replace("_", "").lower()
 
 
-def _groups(entry: Callable[..., Model], kwargs: dict[str, Any], most: int = 32) -> int:
+def _groups(entry: Entry, kwargs: dict[str, Any], most: int = 32) -> int:
     """The largest divisor of 32, the usual number of groups, that divides the width of every norm."""
     with torch.device("meta"):
         model = entry(pretrained=False, **{**kwargs, "device": "meta"})

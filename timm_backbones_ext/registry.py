@@ -23,8 +23,9 @@ from torch import nn
 from ._timm import model_pretrained_cfgs, model_with_tags
 from ._types import Model
 from .edits import Edit, parse_edits
+from .edits.in_chans import channels_as_edit
 from .errors import BackboneError, HubError
-from .features import wrap
+from .features import feature_model
 from .norm_layer import translated
 from .weights.files import CONFIG, HINT
 from .weights.fit import Recipe, load_pretrained
@@ -101,10 +102,12 @@ def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str |
         edits: Edits, or their texts: `["eca", "in_chans(5)"]`.
 
     Raises:
-        ValueError: The name is taken or lacks the prefix, the base is unknown, or an edit is.
+        ValueError: The name is taken or lacks the prefix, the base or an edit is unknown, or the model cannot be built:
+            the base is of no family that this package knows, or an edit does not fit it.
     """
     if is_model(name):
         raise ValueError(f"{name!r} is registered already; choose another name")
+    _try(Variant(name, base, tuple(map(str, parse_edits(edits)))))
 
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build(pretrained, **kwargs)
@@ -113,6 +116,14 @@ def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str |
     entry.__doc__ = f"{base} with {', '.join(map(str, parse_edits(edits))) or 'no edits'}; registered by the user."
     variant(base, *map(str, parse_edits(edits)))(entry)
     return VARIANTS[name]
+
+
+def _try(variant: Variant) -> None:
+    """Build a variant without data, so that one that cannot be built is an error when it is registered."""
+    try:
+        Recipe(model_entrypoint(variant.base), parse_edits(variant.edits))(device="meta")
+    except ValueError as error:
+        raise ValueError(f"{variant.name!r} cannot be built: {error}") from error
 
 
 def list_variants(base: str | None = None) -> list[str]:
@@ -166,7 +177,7 @@ def build(
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     **kwargs: Any,
-) -> Model:
+) -> Any:
     """Build a variant as timm builds its base, with the edits applied before weights are loaded.
 
     Args:
@@ -179,7 +190,8 @@ def build(
         feature_cfg: Further arguments of the feature class.
         pretrained_cfg: timm's: a tag, or a config.
         pretrained_cfg_overlay: timm's: entries that replace those of the config.
-        kwargs: Arguments of timm's entry function for the base, and of its builder.
+        kwargs: Arguments of timm's entry function for the base, and of its builder; `in_chans` is the edit
+            `in_chans(n)`.
 
     Raises:
         ValueError: An unknown edit, or one that does not fit the model.
@@ -187,11 +199,13 @@ def build(
         HubError: The weights cannot be fetched, or are not what the Hub recorded.
     """
     entry = model_entrypoint(variant.base)
-    kwargs, chosen = translated(kwargs, (*parse_edits(variant.edits), *parse_edits(edits)), entry)
+    entry, kwargs, chosen = translated(entry, kwargs, (*parse_edits(variant.edits), *parse_edits(edits)))
+    cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
+    held = (cfg.get("input_size") or (3,))[0] if pretrained else None
+    kwargs, chosen = channels_as_edit(kwargs, chosen, held)
     recipe = Recipe(entry, chosen)
     if features_only:
         kwargs["num_classes"] = 0
-    cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
     device = kwargs.pop("device", None)
     place = from_folder(cfg)
     with _naming(place), bounded(place) if place else nullcontext():
@@ -206,7 +220,8 @@ def build(
     if not features_only:
         return model
     levels: dict[str, Any] = {"out_indices": out_indices, "feature_cls": feature_cls}
-    return wrap(model, **{**(feature_cfg or {}), **{key: value for key, value in levels.items() if value is not None}})
+    given = {key: value for key, value in levels.items() if value is not None}
+    return feature_model(model, **{**(feature_cfg or {}), **given})
 
 
 def _made(make: Callable[..., Model], kwargs: dict[str, Any], **changes: Any) -> Model:

@@ -40,6 +40,7 @@ __all__ = [
     "image",
     "largest",
     "outputs",
+    "seen_by_base",
     "trained",
 ]
 
@@ -138,7 +139,7 @@ def check_identity(base: str, item: str | Edit) -> None:
         for training in (False, True) if item.exact == "eval+train" else (False,):
             for size in ((64, 64), (75, 50)) if item.multiple == 1 else ((64, 64), (32, 96)):
                 x = image(edited, *size, batch=2)
-                expected = outputs(plain.train(training), x[:, : plain.in_chans])
+                expected = outputs(plain.train(training), seen_by_base(x, plain, item))
                 error = largest(outputs(edited.train(training), x), expected, sampling=item.sampling)
                 if not error <= tolerance:
                     mode = "train" if training else "eval"
@@ -146,6 +147,11 @@ def check_identity(base: str, item: str | Edit) -> None:
                         f"{item} on {base}, {dtype}, {mode} mode, {size} px: "
                         f"relative difference {error:.1e} exceeds {tolerance:.0e}"
                     )
+
+
+def seen_by_base(x: Tensor, plain: Model, item: Edit) -> Tensor:
+    """The image that the base sees where the edited model sees `x`."""
+    return x.expand(-1, plain.in_chans, -1, -1) if item.content == "grey" else x[:, : plain.in_chans]
 
 
 def largest(got: list[Tensor], expected: list[Tensor], *, sampling: bool = False) -> float:
@@ -190,7 +196,7 @@ def _new_elements(plain: Model, edited: Model) -> dict[str, Tensor]:
     for name, parameter in edited.named_parameters():
         if name not in old:
             masks[name] = torch.ones_like(parameter, dtype=torch.bool)
-        elif parameter.shape != old[name].shape:
+        elif parameter.numel() > old[name].numel():
             masks[name] = parameter.detach() == 0
     return masks
 
@@ -248,6 +254,9 @@ def check_pretrained(base: str, item: str | Edit) -> None:
             _require(torch.equal(value, fresh[key]), f"{name} with {item}: {key}, new, depends on the base's weights")
         elif weights[key].shape == value.shape:
             _require(torch.equal(value, weights[key]), f"{name} with {item}: {key} should be bit-identical")
+        elif item.content == "grey":
+            total = weights[key].sum(1, keepdim=True)
+            _require(torch.equal(value, total), f"{name} with {item}: {key} should be the sum over the base's channels")
         else:
             _require(_surrounded(value, weights[key]), f"{name} with {item}: {key} should be the base's in zeros")
     for wrong, kwargs in _spoilt(weights):

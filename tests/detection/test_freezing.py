@@ -70,6 +70,53 @@ def test_a_frozen_model_computes_what_it_computed(name: str) -> None:
     assert testing.largest(testing.outputs(again, x), expected) <= 1e-12
 
 
+STOCK = {  # by model of timm's and n: parts that learn, and parts that do not
+    ("convnext_atto", 1): (["stages_0.", "stages_3."], ["stem_"]),
+    ("convnext_atto", 2): (["stages_1.", "stages_3."], ["stem_", "stages_0."]),
+    ("vgg11", 2): (["features_11.", "features_13."], ["features_0.", "features_3.", "features_8."]),
+    ("efficientnet_b0", 2): (["blocks.2."], ["conv_stem.", "blocks.0.", "blocks.1."]),
+    ("resnet18", 2): (["layer2."], ["conv1.", "layer1."]),
+}
+
+
+@pytest.mark.parametrize("kind", [None, "list", "dict", "getter", "fx"])
+@pytest.mark.parametrize(("name", "n"), STOCK)
+def test_timms_own_feature_models_are_frozen_as_far_as_asked(name: str, n: int, kind: str | None) -> None:
+    if name == "efficientnet_b0" and kind in ("list", "dict"):
+        pytest.skip("timm cannot make it")
+    kwargs = {} if kind is None else {"feature_cls": kind}
+    model = tbx.freeze_at(testing.create(name, features_only=True, **kwargs), n)
+    learning, still = STOCK[name, n]
+    rows = {key.removeprefix("model.").removeprefix("graph_module."): p for key, p in model.named_parameters()}
+    if kind in ("getter", "fx"):
+        learning, still = (
+            [part.replace("_", ".", 1) for part in parts if "conv" not in part] for parts in STOCK[name, n]
+        )
+    for part in still:
+        assert {p.requires_grad for key, p in rows.items() if key.startswith(part)} == {False}, part
+    for part in learning:
+        assert {p.requires_grad for key, p in rows.items() if key.startswith(part)} == {True}, part
+
+
+def test_a_model_whose_level_ends_nowhere_is_an_error() -> None:
+    model = timm.create_model("hrnet_w18_small", features_only=True)
+    with pytest.raises(ValueError, match=r"has no module 'stage\d', where its feature_info says that the level"):
+        tbx.freeze_at(model, 2)
+    assert all(p.requires_grad for p in model.parameters())
+    assert tbx.freeze_at(model, 0) is model
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout2d])
+def test_dropout_in_frozen_stages_drops_nothing(dropout: type[nn.Module]) -> None:
+    model = timm.create_model("ext_resnet18", features_only=True)
+    for stage in (model["layer1"], model["layer4"]):
+        stage.append(dropout(0.5))
+    tbx.freeze_at(model, 2).train()
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model["layer1"](x.new_ones(1, 64, 8, 8)), model["layer1"](x.new_ones(1, 64, 8, 8)))
+    assert [model["layer1"][-1].p, model["layer4"][-1].p] == [0.0, 0.5]
+
+
 def test_nothing_is_dropped_at_random_in_frozen_stages() -> None:
     model = tbx.freeze_at(timm.create_model("ext_convnext_atto", drop_path_rate=0.9, features_only=True), 3).train()
     x = torch.randn(4, 3, 64, 64)
@@ -118,15 +165,27 @@ def test_synchronised_norms_reach_the_full_model_of_a_wrapper() -> None:
 
 
 def test_group_norms_keep_weights_and_biases_but_not_the_function() -> None:
-    model = testing.calibrate(timm.create_model("ext_efficientnet_b0", num_classes=10)).eval()
+    model = testing.calibrate(timm.create_model("ext_tf_efficientnet_b0", num_classes=10)).eval()
     x = testing.image(model, 64, 64)
     before, weight = model(x), model.blocks[1][0].bn2.weight
     changed = tbx.convert_groupnorm(model, 16)
     assert changed.blocks[1][0].bn2.weight is weight
     assert changed.blocks[1][0].bn3.num_groups == 8  # of 24 channels
+    assert {norm.eps for norm in changed.modules() if isinstance(norm, nn.GroupNorm)} == {1e-3}  # TensorFlow's
     assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in changed.modules())
     assert (changed(x) - before).abs().max() > 0.1
     with pytest.raises(ValueError, match="has no batch norm"):
         tbx.convert_groupnorm(changed)
     with pytest.raises(ValueError, match=r"bn1 holds an activation; .*split_norm_act"):
         tbx.convert_groupnorm(timm.create_model("efficientnet_b0"))
+
+
+def test_a_synchronised_norm_has_the_tensors_and_settings_of_the_norm_that_it_replaces() -> None:
+    norm = nn.BatchNorm2d(4, eps=1e-3, momentum=0.2).eval()
+    (converted,) = tbx.convert_sync_batchnorm(nn.Sequential(norm))
+    for found in (converted, tbx.convert_sync_batchnorm(copy.deepcopy(norm))):
+        assert isinstance(found, (nn.SyncBatchNorm, CpuSyncBatchNorm))
+        for setting in ("eps", "momentum", "affine", "track_running_stats", "num_features", "training"):
+            assert getattr(found, setting) == getattr(norm, setting)
+    assert converted.weight is norm.weight
+    assert converted.running_mean is norm.running_mean

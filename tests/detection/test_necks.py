@@ -1,4 +1,7 @@
-"""The necks beside torchvision's FPN; tests/clients compares them with effdet's and mmdetection's."""
+"""The necks beside torchvision's FPN, against the papers' formulas written out here.
+
+tests/clients compares them with effdet's and mmdetection's own.
+"""
 
 import copy
 import pickle
@@ -6,6 +9,7 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -81,6 +85,81 @@ def test_a_pan_whose_way_back_adds_nothing_is_torchvisions_fpn() -> None:
     nn.init.dirac_(pan.halve[0].weight)
     changed = pan(x)
     assert [name for name, level in expected.items() if not torch.allclose(changed[name], level)] == ["1"]
+
+
+def randomised(neck: nn.Module) -> dict[str, Tensor]:
+    """A neck in double precision and eval mode whose tensors are all random; its state dict."""
+    for key, value in neck.double().eval().state_dict().items():
+        if value.is_floating_point():
+            nn.init.uniform_(value, 1e-3, 2e-2) if "running_var" in key else nn.init.normal_(value, std=0.5)
+    return neck.state_dict()
+
+
+@pytest.mark.parametrize("sides", [(16, 8, 4), (25, 13, 7), (25, 12, 6)])
+def test_a_pan_computes_what_its_paper_says(sides: tuple[int, ...]) -> None:
+    """PANet, section 3.1: P from coarse to fine, then N(i + 1) = conv(P(i + 1) + conv of stride 2 of N(i))."""
+    neck = Pan([8, 12, 16], 6)
+    held = randomised(neck)
+    maps = [torch.randn(2, w, s, s, dtype=torch.float64) for w, s in zip((8, 12, 16), sides, strict=True)]
+
+    def conv(x: Tensor, name: str, **kwargs: int) -> Tensor:
+        return F.conv2d(x, held[f"{name}.weight"], held[f"{name}.bias"], **kwargs)
+
+    inner = [conv(x, f"inner_blocks.{i}.0") for i, x in enumerate(maps)]
+    for i in (1, 0):
+        inner[i] = inner[i] + F.interpolate(inner[i + 1], size=inner[i].shape[-2:], mode="nearest")
+    fine = [conv(x, f"layer_blocks.{i}.0", padding=1) for i, x in enumerate(inner)]
+    expected, way = [fine[0]], fine[0]
+    for i in (1, 2):
+        down = conv(way, f"halve.{i - 1}", padding=1, stride=2)
+        way = fine[i] + down[..., : sides[i], : sides[i]]
+        expected.append(conv(way, f"smooth.{i - 1}", padding=1))
+    got = neck({str(i): level for i, level in enumerate(maps)})
+    for level, wanted in zip(got.values(), expected, strict=True):
+        torch.testing.assert_close(level, wanted)
+
+
+@pytest.mark.parametrize("widths", [(8, 8, 8), (6, 8, 12)])
+def test_a_round_of_a_bifpn_computes_what_its_paper_says(widths: tuple[int, ...]) -> None:
+    """EfficientDet, section 3: equation 2 for the shares, the two sums of section 3.3 for the maps in the middle."""
+    neck = BiFpn(widths, 8, repeats=1)
+    held = randomised(neck)
+    p3, p4, p5 = maps = [torch.randn(2, w, s, s, dtype=torch.float64) for w, s in zip(widths, (12, 6, 3), strict=True)]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        mean, var = held[f"{name}.running_mean"], held[f"{name}.running_var"]
+        return F.batch_norm(x, mean, var, held[f"{name}.weight"], held[f"{name}.bias"], eps=1e-3)
+
+    def mix(name: str, *parts: tuple[Tensor, str]) -> Tensor:
+        """Parts come with what fits the last one to the others: "up", "down" or nothing."""
+        share = held[f"{name}.share"].clamp(min=0)
+        total = 0
+        for i, (x, fit) in enumerate(parts):
+            if x.shape[1] != 8:
+                lateral = f"{name}.laterals.{i}"
+                x = norm(F.conv2d(x, held[f"{lateral}.0.weight"]), f"{lateral}.1")
+            x = F.interpolate(x, scale_factor=2) if fit == "up" else F.max_pool2d(x, 3, 2, 1) if fit == "down" else x
+            total = total + share[i] / (share.sum() + 1e-4) * x
+        total = total * total.sigmoid()
+        total = F.conv2d(total, held[f"{name}.depthwise.weight"], padding=1, groups=8)
+        return norm(F.conv2d(total, held[f"{name}.pointwise.weight"]), f"{name}.norm")
+
+    middle = mix("rounds.0.to_fine.0", (p4, ""), (p5, "up"))
+    fine = mix("rounds.0.to_fine.1", (p3, ""), (middle, "up"))
+    out = mix("rounds.0.to_coarse.0", (p4, ""), (middle, ""), (fine, "down"))
+    expected = [fine, out, mix("rounds.0.to_coarse.1", (p5, ""), (out, "down"))]
+    got = neck({str(i): level for i, level in enumerate(maps)})
+    for level, wanted in zip(got.values(), expected, strict=True):
+        torch.testing.assert_close(level, wanted)
+
+
+def test_coarser_maps_of_a_bifpn_are_maxima_over_three_positions() -> None:
+    neck = BiFpn([8, 8], 8, extra=2, repeats=0).eval()
+    x = {"a": torch.randn(1, 8, 16, 16), "b": torch.randn(1, 8, 8, 8)}
+    first = F.max_pool2d(x["b"], 3, 2, 1)
+    expected = [x["a"], x["b"], first, F.max_pool2d(first, 3, 2, 1)]
+    assert all(torch.equal(got, wanted) for got, wanted in zip(neck(x).values(), expected, strict=True))
+    assert len(BiFpn([8, 8], 8).rounds) == 3
 
 
 def test_a_bifpn_leaves_out_what_has_no_share() -> None:

@@ -47,12 +47,8 @@ def test_odd_sizes_give_every_map_its_stride(name: str, levels: str, size: tuple
             assert side == -(-pixels // made.size_divisibility) * made.size_divisibility // stride
 
 
-def test_trap_7_a_pyramid_that_doubles_maps_breaks_where_ours_does_not() -> None:
+def test_trap_7_maps_that_are_rounded_down_are_mixed_as_they_are() -> None:
     x = torch.randn(1, 3, 100, 75)
-    maps = timm.create_model("convnext_atto", features_only=True)(x)
-    assert maps[0].shape[-2:] == (25, 18)
-    with pytest.raises(RuntimeError, match="must match"):
-        nn.functional.interpolate(maps[1][:, :40], scale_factor=2) + maps[0]
     made = tbx.pyramid("ext_convnext_atto", 16, "P2-P5")
     assert [tuple(level.shape[-2:]) for level in made(x).values()] == [(25, 18), (12, 9), (6, 4), (3, 2)]
     assert made.size_divisibility == 32
@@ -73,7 +69,7 @@ def test_the_maps_are_those_of_torchvisions_pyramid_on_the_backbones_maps() -> N
 
 def test_detectron2_style_code_reads_channels_and_strides() -> None:
     made = tbx.pyramid("ext_resnet18", 32, "P2-P6")
-    assert made.output_shape()["p6"] == tbx.Level(channels=32, height=None, width=None, stride=64)
+    assert made.output_shape()["p6"] == tbx.Level(4, "p6", channels=32, stride=64, height=None, width=None)
     raw = tbx.pyramid("ext_resnet18", levels="P3-P5", neck=None)
     assert raw.fpn is None
     assert raw.out_channels == (128, 256, 512)
@@ -134,6 +130,32 @@ def test_arguments_become_edits_of_the_backbone() -> None:
     assert made.body.full_model().edits == ("eca", "in_chans(n=5)", "frozen_bn")
     assert tbx.pyramid("ext_convnext_atto", 8, "P3-P5", out_norm=True).body.full_model().edits == ("out_norm",)
     assert tbx.pyramid("ext_resnet18", 8, "P3-P5", in_chans=1)(torch.randn(1, 1, 64, 64))["p3"].shape[1] == 8
+
+
+@pytest.mark.parametrize("kind", ["full", "features", "stock"])
+def test_a_live_model_gives_the_pyramid_of_its_name_and_is_left_as_it_is(kind: str) -> None:
+    name = "resnet18" if kind == "stock" else "ext_resnet18"
+    model = testing.calibrate(timm.create_model(name, features_only=kind == "features")).eval()
+    before, x = str(model), torch.randn(1, 3, 64, 64)
+    full = model.full_model() if kind == "features" else model
+    expected = tbx.pyramid("ext_resnet18", 8, "P3-P6").eval()
+    expected.body.load_state_dict(full.state_dict())
+    made = tbx.pyramid(model, 8, "P3-P6", freeze_at=2, frozen_bn=True, edits="dcn").eval()
+    made.fpn.load_state_dict(expected.fpn.state_dict())
+    for level, wanted in zip(made(x).values(), expected(x).values(), strict=True):
+        torch.testing.assert_close(level, wanted, rtol=1e-4, atol=1e-4)
+    assert made.body.full_model().edits == ("dcn", "frozen_bn")
+    assert str(model) == before
+    assert model.layer4[0].conv1.weight is made.body["layer4"][0].conv1.weight if kind != "features" else True
+
+
+def test_a_live_model_takes_no_arguments_of_creation() -> None:
+    model = timm.create_model("ext_resnet18")
+    with pytest.raises(ValueError, match="drop_path_rate, pretrained are for a backbone that is created by name"):
+        tbx.pyramid(model, drop_path_rate=0.1, pretrained=True)
+    for other in (nn.Linear(1, 1), timm.create_model("resnet18", features_only=True)):
+        with pytest.raises(ValueError, match="expected a name, a full timm model or a features_only model of an ext_"):
+            tbx.pyramid(other)
 
 
 @pytest.mark.parametrize("name", SMALLEST)

@@ -71,7 +71,7 @@ def test_an_edit_that_cannot_be_applied_leaves_the_model_as_it_was() -> None:
 
 
 def test_channels_cannot_be_taken_away() -> None:
-    with pytest.raises(ValueError, match="conv1 has 3 input channels; cannot take 2"):
+    with pytest.raises(ValueError, match="conv1 has 3 input channels; expected 1 or a number from 3, got 2"):
         timm.create_model("ext_resnet18", edits="in_chans(2)")
 
 

@@ -228,8 +228,15 @@ def test_tensorflows_weights_need_their_pads() -> None:
 
 
 def test_the_law_sees_a_gate_of_one_half(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What mmcv and the paper do: the mask starts at sigmoid(0)."""
-    monkeypatch.setattr(torch.Tensor, "sigmoid", lambda self: 0.5 * torch.special.expit(self))
+    """What mmcv and the paper do: the mask starts at sigmoid(0), here as 2 * sigmoid(log(1 / 3))."""
+
+    def start_at_half(self: layers.DeformConv2d) -> None:
+        torch.nn.init.zeros_(self.conv_offset.weight)
+        torch.nn.init.constant_(self.conv_offset.bias, 0)
+        with torch.no_grad():
+            self.conv_offset.bias[18:] = torch.logit(torch.tensor(0.25))
+
+    monkeypatch.setattr(layers.DeformConv2d, "reset_identity", start_at_half)
     with pytest.raises(AssertionError, match="relative difference"):
         testing.check_identity("resnet18", "dcn")
 

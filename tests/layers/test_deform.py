@@ -60,3 +60,9 @@ def test_a_tracer_that_knows_nothing_of_timm_gets_through() -> None:
     x = torch.randn(1, 8, 9, 9)
     traced = create_feature_extractor(nn.Sequential(layer), {"0": "y"})
     torch.testing.assert_close(traced(x)["y"], layer(x))
+
+
+@pytest.mark.parametrize("kwargs", [{"padding_mode": "reflect", "padding": 1}, {"padding": "same"}])
+def test_a_conv_with_another_padding_is_refused(kwargs: dict) -> None:
+    with pytest.raises(ValueError, match="expected a conv with zero padding"):
+        DeformConv2d.replacing(nn.Conv2d(2, 2, 3, **kwargs))

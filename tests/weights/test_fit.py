@@ -100,11 +100,12 @@ def test_a_wrong_classifier_is_an_error_where_it_is_wanted(base: torch.nn.Module
         load(weights)
 
 
-def test_timms_in_chans_still_repeats_the_colours(base: torch.nn.Module) -> None:
-    plain = timm.create_model(
-        "resnet18", pretrained=True, in_chans=5, pretrained_cfg_overlay={"state_dict": base.state_dict()}
-    )
-    assert load(base.state_dict(), in_chans=5).conv1.weight.equal(plain.conv1.weight)
+@pytest.mark.parametrize("kwargs", [{}, {"num_classes": 10}])
+def test_in_chans_of_create_model_adds_channels_that_start_at_zero(base: torch.nn.Module, kwargs: dict) -> None:
+    source = {"state_dict": dict(base.state_dict())}
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=source, in_chans=5, **kwargs)
+    assert model.conv1.weight[:, :3].equal(base.conv1.weight)
+    assert not model.conv1.weight[:, 3:].any()
 
 
 def test_a_file_loads_as_a_state_dict_does(base: torch.nn.Module, tmp_path) -> None:

@@ -10,19 +10,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .._types import Model
+from ..families import Level, levels
 
-__all__ = ["Description", "Level", "describe", "describe_model", "levels"]
-
-
-@dataclass(frozen=True)
-class Level:
-    """One feature map."""
-
-    index: int
-    module: str
-    channels: int
-    stride: int
-    """Input pixels per pixel of the map."""
+__all__ = ["Description", "describe", "describe_model"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +42,6 @@ def describe_model(model: Model) -> Description:
     ) as counter:
         model(torch.empty(1, *size, device="meta"))
     return Description(levels(model), _count(model), counter.get_total_flops() / 2e9, size)
-
-
-def levels(model: Model) -> tuple[Level, ...]:
-    """The feature maps that a full model can give."""
-    info = model.feature_info
-    return tuple(Level(i, item["module"], item["num_chs"], item["reduction"]) for i, item in enumerate(info))
 
 
 def _count(model: Model) -> int:

@@ -1,6 +1,6 @@
 """Backbones for detectors: pyramids, and what detectors do to norms and to the first stages."""
 
 from .freezing import convert_groupnorm, convert_sync_batchnorm, freeze_at
-from .pyramids import Level, Pyramid, pad_to, pyramid
+from .pyramids import Pyramid, pad_to, pyramid
 
-__all__ = ["Level", "Pyramid", "convert_groupnorm", "convert_sync_batchnorm", "freeze_at", "pad_to", "pyramid"]
+__all__ = ["Pyramid", "convert_groupnorm", "convert_sync_batchnorm", "freeze_at", "pad_to", "pyramid"]

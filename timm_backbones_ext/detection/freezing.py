@@ -1,17 +1,15 @@
-"""What detectors do to a backbone: freeze its first stages, synchronise its batch norms, or do without them."""
+"""What detectors do to a backbone: freeze its first stages, synchronise its batch norms, or replace them."""
 
+import functools
 import math
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
-import torch
 from timm.layers import BatchNormAct2d, DropPath
-from timm.layers import convert_sync_batchnorm as timm_convert_sync_batchnorm
 from torch import nn
 
 from .._types import Model
-from ..layers import FROZEN
-from ..layers.sync_bn import CpuSyncBatchNorm
+from ..layers import FROZEN, synchronised
 
 __all__ = ["convert_groupnorm", "convert_sync_batchnorm", "freeze_at"]
 
@@ -22,41 +20,54 @@ def freeze_at(model: ModelT, n: int) -> ModelT:
     """Freeze everything up to the maps of stride `2**n`, in place, as detectron2's `FREEZE_AT` does for ResNets.
 
     Frozen parameters have no gradients; batch norms become frozen ones with the same keys, which `train()` does not
-    wake; nothing is dropped at random.
+    change; dropout and stochastic depth are off.
 
     Args:
-        model: A full timm model of a family of this package, or a `features_only` model of it.
-        n: 0 for nothing, 1 for the stem, 2 for the stem and the stage of stride 4, and so on.
+        model: A full model, or a `features_only` one; of this package or of timm.
+        n: 0 for nothing, 1 for the stem, 2 for the stem and the levels of stride 4, and so on.
 
     Raises:
-        ValueError: `n` is no such number, or the model says nothing of its stages.
+        ValueError: `n` is not such a number, or the model does not say where the level ends. timm's HRNet is such a
+            model: its stages run side by side.
     """
     full = model.full_model() if hasattr(model, "full_model") else model
     if not hasattr(full, "feature_info"):
         raise ValueError(f"freeze_at: expected a timm model or a features_only model; got {type(model).__name__}")
-    most = max(int(math.log2(info["reduction"])) for info in full.feature_info)
+    infos = getattr(full.feature_info, "info", full.feature_info)  # timm's wrappers hold an object, full models a list
+    most = max(int(math.log2(info["reduction"])) for info in infos)
     if not isinstance(n, int) or not 0 <= n <= most:
         raise ValueError(f"freeze_at: n must be a whole number from 0 to {most}; got {n!r}")
-    frozen = set(_first_modules(full, 2**n)) if n else set()
-    name_of = getattr(model, "full_name", str)
+    name_of = getattr(model, "full_name", None) or functools.partial(_unwrapped, infos)
+    frozen = set(_first_modules(full, infos, 2**n, name_of)) if n else set()
     for name, module in list(model.named_modules()):
         if name_of(name) in frozen:
             _freeze(model, name, module)
     return model
 
 
-def _first_modules(full: Model, stride: int) -> Iterator[str]:
+def _unwrapped(infos: Sequence[dict[str, Any]], name: str) -> str:
+    """A level's own name for a module in one of timm's wrappers, which turn `stages.0` into `stages_0`."""
+    flat = {info["module"].replace(".", "_", 1): info["module"] for info in infos}
+    for prefix in ("model.", "body.", "graph_module."):
+        name = name.removeprefix(prefix)
+    head, dot, rest = name.partition(".")
+    return flat.get(head, head) + dot + rest
+
+
+def _first_modules(
+    full: Model, infos: Sequence[dict[str, Any]], stride: int, name_of: Callable[[str], str]
+) -> list[str]:
     """Names of the modules that run up to the last level of a stride, in order; those of the stem if there is none."""
-    levels = [info["module"] for info in full.feature_info if info["reduction"] <= stride]
-    end = levels[-1] if levels else None
-    first = full.feature_info[0]["module"]
-    reached = False
-    for name, _ in full.named_modules():
-        inside = end is not None and (name == end or name.startswith(f"{end}."))
-        if (reached and not inside) or (end is None and name == first):
-            return
-        reached = reached or inside
-        yield name
+    levels = [info["module"] for info in infos if info["reduction"] <= stride]
+    end = levels[-1] if levels else infos[0]["module"]
+    names = [name_of(name) for name, _ in full.named_modules()]
+    inside = [i for i, name in enumerate(names) if name == end or name.startswith(f"{end}.")]
+    if not inside:
+        raise ValueError(
+            f"freeze_at: {type(full).__name__} has no module {end!r}, where its feature_info says that the level of "
+            f"stride {stride} ends; set requires_grad of its parameters yourself"
+        )
+    return names[: inside[-1] + 1] if levels else names[: inside[0]]
 
 
 def _freeze(model: Model, name: str, module: nn.Module) -> None:
@@ -73,16 +84,10 @@ def _freeze(model: Model, name: str, module: nn.Module) -> None:
 def convert_sync_batchnorm(model: ModelT) -> ModelT:
     """Batch norms that share their statistics over all processes, with the same keys; frozen ones stay frozen.
 
-    timm's conversion, which keeps the activations that timm's own norms hold; where there is no accelerator, the
-    norms are of a kind that works on the CPU.
+    timm's conversion, which keeps the activations that timm's own norms hold. Without an accelerator, the norms are of
+    a kind that works on the CPU.
     """
-    model = timm_convert_sync_batchnorm(model)
-    if torch.accelerator.is_available():
-        return model
-    for module in model.modules():
-        if type(module) is nn.SyncBatchNorm:
-            module.__class__ = CpuSyncBatchNorm  # the same tensors and settings with another forward pass
-    return model
+    return synchronised(model)
 
 
 def convert_groupnorm(model: ModelT, num_groups: int = 32) -> ModelT:

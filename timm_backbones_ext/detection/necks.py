@@ -1,8 +1,9 @@
-"""What mixes a backbone's maps: torchvision's FPN (https://arxiv.org/abs/1612.03144), and two that it lacks.
+"""Modules that mix a backbone's maps: torchvision's FPN (https://arxiv.org/abs/1612.03144), and two that it lacks.
 
-PAN (https://arxiv.org/abs/1803.01534) adds a way from fine to coarse; BiFPN (https://arxiv.org/abs/1911.09070) goes
-both ways several times and weighs what it adds. A neck takes an ordered dict of maps, finest first, and returns one,
-with coarser maps of its own at the end; a map need not have exactly half the sides of the one before it.
+PAN (https://arxiv.org/abs/1803.01534) adds a path from fine to coarse. BiFPN (https://arxiv.org/abs/1911.09070) goes
+both ways several times and learns the weights of its sums. A neck takes an ordered dict of maps, finest first, and
+returns one, with its own coarser maps at the end. A map may have a side that is rounded down or up from half of the one
+before.
 """
 
 from collections import OrderedDict
@@ -18,13 +19,13 @@ __all__ = ["NECKS", "BiFpn", "Pan"]
 
 
 class Pan(FeaturePyramidNetwork):
-    """Maps by name -> maps of equal width by name: an FPN, then a way from fine to coarse (section 3.1).
+    """Maps by name -> maps of equal width by name: an FPN, then a path from fine to coarse (section 3.1).
 
     It computes what mmdetection's `PAFPN` computes: sums without activations, coarser maps from its last output.
 
     Args:
-        widths: Channels of the maps that come, finest first.
-        out_channels: Channels of all maps that go.
+        widths: Channels of the input maps, finest first.
+        out_channels: Channels of all output maps.
         extra_blocks: What makes coarser maps, as for torchvision's FPN.
     """
 
@@ -32,7 +33,7 @@ class Pan(FeaturePyramidNetwork):
         super().__init__(list(widths), out_channels)
         self.halve = nn.ModuleList(_conv(out_channels, stride=2) for _ in widths[1:])
         self.smooth = nn.ModuleList(_conv(out_channels) for _ in widths[1:])
-        self.coarser = extra_blocks  # torchvision's name for it would have the FPN use it, before the way down
+        self.coarser = extra_blocks  # not `extra_blocks`: the FPN would run it too early
 
     def forward(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """Maps by name."""
@@ -57,17 +58,17 @@ def _conv(channels: int, stride: int = 1) -> nn.Conv2d:
 class BiFpn(nn.Module):
     """Maps by name -> maps of equal width by name: mixed both ways, several times, with learned weights (section 3).
 
-    It computes what the `BiFpn` of effdet computes for its EfficientDet-D0. Its batch norms need more than one position
-    per channel in training: with one image whose last map is a single position, `group_norm(neck)` first.
+    It computes what the `BiFpn` of effdet computes for its EfficientDet-D0. In training its batch norms need more than
+    one position per channel: call `tbx.convert_groupnorm(neck)` for single images whose last map is one position.
 
     Args:
-        widths: Channels of the maps that come, finest first; at least two.
-        out_channels: Channels of all maps that go.
+        widths: Channels of the input maps, finest first; at least two.
+        out_channels: Channels of all output maps.
         extra: Number of coarser maps, each the maximum over 3x3 positions of the one before.
         repeats: Number of times; 3 is that of EfficientDet-D0.
 
     Raises:
-        ValueError: One map only, and none coarser.
+        ValueError: There is one map only, and no coarser one.
     """
 
     def __init__(self, widths: Sequence[int], out_channels: int, extra: int = 0, repeats: int = 3) -> None:
@@ -92,7 +93,7 @@ class BiFpn(nn.Module):
 
 
 class _Round(nn.Module):
-    """Maps, finest first -> as many of equal width: from coarse to fine, and back with what came."""
+    """Maps, finest first -> as many of equal width: one pass from coarse to fine, and one back."""
 
     def __init__(self, widths: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -113,7 +114,7 @@ class _Round(nn.Module):
 
 
 class _Mix(nn.Module):
-    """Maps of one level and, last, one of its neighbour -> their weighted mean, activated, through a separable conv."""
+    """Maps of one P-level, then one of its neighbour -> their weighted mean, activated, through a separable conv."""
 
     def __init__(self, widths: Sequence[int], channels: int, fit: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ def _halved(level: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def _cropped(level: Tensor, like: Tensor) -> Tensor:
-    """As many positions as another map has: it may have rounded down what a stride of 2 with padding rounds up."""
+    """The first positions, as many as another map has, which may have rounded its sides down."""
     return level[..., : like.shape[-2], : like.shape[-1]]
 
 
@@ -170,4 +171,4 @@ def _coarser(channels: int, extra: int) -> ExtraFPNBlock | None:
 
 
 NECKS: dict[str, Callable[[Sequence[int], int, int], nn.Module]] = {"fpn": _fpn, "pan": _pan, "bifpn": BiFpn}
-"""By name, what makes a neck of the maps' widths, its own width, and the number of maps to add."""
+"""Constructors by name. Each takes the channels of the input maps, its own channels and the number of maps to add."""

@@ -1,30 +1,24 @@
 """A backbone with a feature pyramid, in the form that detectors take."""
 
+import functools
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import timm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._types import Model
-from ..edits import Edit, parse_edits
+from ..edits import Edit, edit, parse_edits
+from ..families import Level
+from ..features import FeatureWrapper, feature_model, sharing
 from ..names import editable, known
 from .freezing import freeze_at as freeze
 from .necks import NECKS
 
-__all__ = ["Level", "Pyramid", "pad_to", "pyramid"]
-
-
-class Level(NamedTuple):
-    """One map of a pyramid, as detectron2's `ShapeSpec` describes it."""
-
-    channels: int
-    height: int | None
-    width: int | None
-    stride: int
+__all__ = ["Pyramid", "pad_to", "pyramid"]
 
 
 class Pyramid(nn.Module):
@@ -57,10 +51,10 @@ class Pyramid(nn.Module):
         return OrderedDict(zip(self.names, maps))
 
     def output_shape(self) -> dict[str, Level]:
-        """Channels and stride of every map by name, for detectron2-style code; sides depend on the image."""
+        """The level of every map by name, for detectron2-style code; its height and width are None."""
         widths = (self.out_channels,) * len(self.names) if isinstance(self.out_channels, int) else self.out_channels
-        rows = zip(self.names, widths, self.strides, strict=True)
-        return {name: Level(width, None, None, stride) for name, width, stride in rows}
+        rows = enumerate(zip(self.names, widths, self.strides, strict=True))
+        return {name: Level(index, name, width, stride) for index, (name, width, stride) in rows}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the body's activations in the backward pass instead of keeping them."""
@@ -68,7 +62,7 @@ class Pyramid(nn.Module):
 
 
 def pyramid(
-    backbone: str,
+    backbone: str | nn.Module,
     out_channels: int = 256,
     levels: str = "P3-P7",
     neck: str | None = "fpn",
@@ -77,7 +71,7 @@ def pyramid(
     freeze_at: int = 0,
     frozen_bn: bool = False,
     out_norm: bool = False,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     edits: str | Edit | Sequence[str | Edit] | None = None,
     names: Sequence[str] | None = None,
     **kwargs: Any,
@@ -85,51 +79,75 @@ def pyramid(
     """A backbone with a feature pyramid, for torchvision's detectors, detectron2-style code and plain loops.
 
     Args:
-        backbone: Name of a variant, with or without a tag: "ext_resnet50_dcn".
+        backbone: Name of a variant, with or without a tag: "ext_resnet50_dcn". Or a live model, full or
+            `features_only`, which is left as it is and shares its tensors with the pyramid.
         out_channels: Channels of every map; unused without a neck.
-        levels: First and last level, "P3-P7"; a map of level k has stride `2**k`. One level above the backbone's is
-            the last map subsampled, two are torchvision's `LastLevelP6P7`; both are maxima in a "bifpn".
-        neck: "fpn"; "pan", which goes from fine to coarse after it; "bifpn", which goes both ways three times; or None
+        levels: First and last P-level, "P3-P7"; the map of P-level k has stride `2**k`. One P-level above the
+            backbone's is the last map subsampled, two are torchvision's `LastLevelP6P7`; a "bifpn" takes maxima.
+        neck: "fpn"; "pan", which adds a path from fine to coarse; "bifpn", which goes both ways three times; or None
             for the backbone's own maps.
         pretrained: Load the weights of the backbone.
         freeze_at: Freeze the backbone up to the maps of stride `2**freeze_at`.
         frozen_bn: Freeze all its batch norms.
         out_norm: A layer norm on each map of a ConvNeXt.
-        in_chans: Channels of images. More than 3 start with zero weights, so that RGB counts as before; fewer are
-            timm's, which sums the weights.
+        in_chans: Channels of images, by the edit `in_chans(n)`: more than the backbone's start with zero weights, one
+            takes their sum.
         edits: Further edits of the backbone.
         names: Keys of the maps instead of "p3", "p4", ...; `["0", "1", "2", "3", "pool"]` are those that torchvision's
             Faster R-CNN expects of P2-P6 by default.
         kwargs: Further arguments of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
-        ValueError: A backbone that timm does not know, with the nearest names; levels, neck or names that cannot be, or
-            whatever `timm.create_model` has against the backbone.
+        ValueError: timm does not know the backbone (the message has the nearest names); levels, neck or names are not
+            possible; arguments of creation for a live model; or an error of `timm.create_model`.
     """
     if neck not in (*NECKS, None):
         raise ValueError(f"neck must be one of {(*NECKS, None)}; got {neck!r}")
-    if fixed := sorted(kwargs.keys() & {"features_only", "out_indices"}):
-        raise ValueError(f"a pyramid sets {' and '.join(fixed)} itself; say which maps by levels='P3-P7'")
-    backbone = known(backbone)
     first, last = _span(levels)
-    chosen = [*parse_edits(edits), *parse_edits(_asked(in_chans, frozen_bn=frozen_bn, out_norm=out_norm))]
-    if in_chans < 3:
-        kwargs["in_chans"] = in_chans
-    kwargs |= {"features_only": True, **editable(backbone, chosen)}
-    reductions = _reductions(backbone, kwargs)
-    indices = _indices(reductions, first, last, levels)
-    extra = last - (max(reductions[i] for i in indices).bit_length() - 1)
-    if extra not in ((0, 1, 2) if neck else (0,)):
-        limit = f"two levels more than {max(reductions)}" if neck else f"{max(reductions)}, since there is no neck"
-        raise ValueError(f"levels {levels!r}: the stride of the last one can be {limit}; got {2**last}")
-    body: Model = timm.create_model(backbone, pretrained=pretrained, out_indices=indices, **kwargs)
-    freeze(body, freeze_at)
-    fpn = NECKS[neck](body.feature_info.channels(), out_channels, extra) if neck else None
     span = range(first, last + 1)
     names = [f"p{level}" for level in span] if names is None else list(names)
     if len(set(names)) != len(span):
         raise ValueError(f"expected {len(span)} different names for the levels {levels}; got {names}")
+    chosen = [*parse_edits(edits), *parse_edits(_asked(in_chans, frozen_bn=frozen_bn, out_norm=out_norm))]
+    if isinstance(backbone, str):
+        reductions, make = _by_name(backbone, chosen, {**kwargs, "pretrained": pretrained})
+    else:
+        reductions, make = _of_model(backbone, chosen, {**kwargs, **({"pretrained": True} if pretrained else {})})
+    indices, extra = _indices(reductions, first, last, levels, neck)
+    body = freeze(make(out_indices=indices), freeze_at)
+    fpn = NECKS[neck](body.feature_info.channels(), out_channels, extra) if neck else None
     return Pyramid(body, fpn, out_channels, span, names)
+
+
+Body = tuple[list[int], Callable[..., Model]]
+"""Strides of a backbone's levels, and what makes its `features_only` model, given `out_indices`."""
+
+
+def _by_name(backbone: str, edits: list[Edit], kwargs: dict[str, Any]) -> Body:
+    """A backbone that timm creates; its strides are those of a model without data."""
+    if fixed := sorted(kwargs.keys() & {"features_only", "out_indices"}):
+        raise ValueError(f"a pyramid sets {' and '.join(fixed)} itself; say which maps by levels='P3-P7'")
+    backbone = known(backbone)
+    kwargs = {**kwargs, "features_only": True, **editable(backbone, edits)}
+    without_data: dict[str, Any] = {**kwargs, "pretrained": False, "device": "meta"}
+    model: Model = timm.create_model(backbone, **without_data)
+    return model.feature_info.reduction(), functools.partial(timm.create_model, backbone, **kwargs)
+
+
+def _of_model(model: Model, edits: list[Edit], given: dict[str, Any]) -> Body:
+    """A backbone that is there; the pyramid's has modules of its own and the same tensors."""
+    if given:
+        raise ValueError(f"pyramid: {', '.join(given)} are for a backbone that is created by name; this one is there")
+    full = model.full_model() if isinstance(model, FeatureWrapper) else model
+    if not isinstance(getattr(full, "feature_info", None), list):
+        raise ValueError(
+            f"pyramid: expected a name, a full timm model or a features_only model of an ext_ name; got "
+            f"{type(model).__name__}"
+        )
+    full = sharing(full)
+    if edits:
+        edit(full, *edits)
+    return [info["reduction"] for info in full.feature_info], functools.partial(feature_model, full)
 
 
 def _span(levels: str) -> tuple[int, int]:
@@ -140,29 +158,29 @@ def _span(levels: str) -> tuple[int, int]:
     return first, last
 
 
-def _asked(in_chans: int, *, frozen_bn: bool, out_norm: bool) -> list[str]:
+def _asked(in_chans: int | None, *, frozen_bn: bool, out_norm: bool) -> list[str]:
     """Edits that stand for arguments."""
-    asked = {f"in_chans({in_chans})": in_chans > 3, "frozen_bn": frozen_bn, "out_norm": out_norm}
+    asked = {f"in_chans({in_chans})": in_chans is not None, "frozen_bn": frozen_bn, "out_norm": out_norm}
     return [text for text, wanted in asked.items() if wanted]
 
 
-def _reductions(backbone: str, kwargs: dict[str, Any]) -> list[int]:
-    """Strides of the backbone's levels, from a model without data."""
-    options: dict[str, Any] = {**kwargs, "device": "meta"}
-    model: Model = timm.create_model(backbone, **options)
-    return model.feature_info.reduction()
-
-
-def _indices(reductions: list[int], first: int, last: int, levels: str) -> tuple[int, ...]:
-    """Indices of the backbone's levels that are in a span: of those with the same stride the last."""
+def _indices(
+    reductions: list[int], first: int, last: int, levels: str, neck: str | None
+) -> tuple[tuple[int, ...], int]:
+    """Levels of the backbone for a span, of those with the same stride the last; and the number of P-levels to add."""
     by_stride = {stride: index for index, stride in enumerate(reductions)}
-    wanted = [2**level for level in range(first, last + 1) if 2**level <= max(reductions)]
+    most = max(reductions)
+    wanted = [2**level for level in range(first, last + 1) if 2**level <= most]
     missing = [stride for stride in wanted if stride not in by_stride]
     if missing or not wanted:
         raise ValueError(
             f"levels {levels!r}: the backbone has no maps of stride {missing or 2**first}; it has {sorted(by_stride)}"
         )
-    return tuple(by_stride[stride] for stride in wanted)
+    extra = last - (max(wanted).bit_length() - 1)
+    if extra not in ((0, 1, 2) if neck else (0,)):
+        limit = f"two levels more than {most}" if neck else f"{most}, since there is no neck"
+        raise ValueError(f"levels {levels!r}: the stride of the last one can be {limit}; got {2**last}")
+    return tuple(by_stride[stride] for stride in wanted), extra
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:

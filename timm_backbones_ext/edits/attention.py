@@ -1,4 +1,4 @@
-"""What the attention edits share: where a gate goes."""
+"""Base class of the attention edits: where a gate goes."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar

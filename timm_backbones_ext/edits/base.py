@@ -16,6 +16,7 @@ __all__ = ["EDITS", "Edit", "list_edits", "register_edit"]
 EDITS: dict[str, type["Edit"]] = {}
 """The known edits, by name."""
 EXACTNESS = ("eval", "eval+train")
+"""Modes of a model in which an edit can be exact. `Edit.content` says for which images."""
 EditT = TypeVar("EditT", bound="Edit")
 
 
@@ -25,6 +26,7 @@ class Edit:
     name: ClassVar[str]
     families: ClassVar[tuple[str, ...]]
     exact: ClassVar[str]
+    """The modes in which the edited model equals its base: one of `EXACTNESS`."""
     evidence: ClassVar[str]
     example: ClassVar[str]
     """The edit in its simplest form; the name alone, unless an argument is required."""
@@ -36,6 +38,14 @@ class Edit:
     """The edit changes the maps of `features_only` models and nothing else."""
     tried_on: ClassVar[dict[str, str]] = {}
     """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
+
+    @property
+    def content(self) -> str:
+        """Images for which the edit is exact: "any", or "grey" for images whose channels are equal.
+
+        For "grey", the edited model takes one channel and the base takes it repeated.
+        """
+        return "any"
 
     def apply(self, model: Model) -> None:
         """Replace modules of `model` so that it computes what it computed before.

@@ -19,7 +19,7 @@ __all__ = ["FrozenBn"]
 class FrozenBn(Edit):
     """Every batch norm of the base frozen, torch's and timm's; the keys stay, parameters become buffers.
 
-    Norms that edits added go on learning: frozen at zero, a branch would be dead.
+    Norms that edits added keep learning: a branch whose norm is frozen at zero would never add anything.
     """
 
     def apply(self, model: nn.Module) -> None:

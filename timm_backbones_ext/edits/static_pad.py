@@ -19,7 +19,7 @@ __all__ = ["StaticPad"]
 )
 @dataclass(frozen=True)
 class StaticPad(Edit):
-    """Fixed pads of (0, 1) and (1, 2) pixels where the base pads by an amount worked out for each image."""
+    """Fixed pads of (0, 1) and (1, 2) pixels where the base computes the pads from the size of each image."""
 
     multiple: ClassVar[int] = 32
     tried_on: ClassVar[dict[str, str]] = {"efficientnet": "tf_efficientnet_b0"}

@@ -5,8 +5,19 @@ import pkgutil
 
 from .base import Family
 from .layout import FAMILIES, blocks, depthwise_convs, family_of, first_conv, initialise
+from .level import Level, levels
 
-__all__ = ["FAMILIES", "Family", "blocks", "depthwise_convs", "family_of", "first_conv", "initialise"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Level",
+    "blocks",
+    "depthwise_convs",
+    "family_of",
+    "first_conv",
+    "initialise",
+    "levels",
+]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -61,7 +62,7 @@ def _loaded(folder: Path) -> Model:
 
 def _bit_equal(model: Model, rebuilt: Model) -> bool:
     """Whether two models give the same bits for the same image, in float32 on the CPU."""
-    plain = {"dtype": torch.float32, "device": "cpu", "memory_format": torch.contiguous_format}
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "memory_format": torch.contiguous_format}
     twins = [copy.deepcopy(item).to(**plain).eval() for item in (model, rebuilt)]
     x = torch.rand(1, model.in_chans, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -5,12 +5,14 @@ from .conv import Added, Branch, ExtendedConv2d
 from .deform import DeformConv2d
 from .frozen import FROZEN, FrozenBatchNorm2d, FrozenBatchNormAct2d
 from .switchable import SwitchableConv2d
+from .sync_bn import CpuSyncBatchNorm, synchronised
 
 __all__ = [
     "FROZEN",
     "Added",
     "Branch",
     "Cbam",
+    "CpuSyncBatchNorm",
     "DeformConv2d",
     "Eca",
     "ExtendedConv2d",
@@ -19,4 +21,5 @@ __all__ = [
     "Gca",
     "Se",
     "SwitchableConv2d",
+    "synchronised",
 ]

@@ -1,7 +1,7 @@
 """timm's attention modules that start as the identity: gates are 2 * sigmoid(0) = 1, and only the last factor is zero.
 
-Zeros in both layers of an SE would leave it without gradients for good; a doubled weight instead of a doubled gate
-would be folded twice.
+With zeros in both layers an SE would never get a gradient. The gate is doubled and not the weight, so that base weights
+keep their bits.
 """
 
 from typing import ClassVar
@@ -22,12 +22,12 @@ class NeutralGate(nn.Module):
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape, kept."""
+        """(...) -> (...), element by element."""
         return 2.0 * x.sigmoid()
 
 
 class Attention(Added):
-    """What the four share: timm's constructor with a neutral gate. (N, C, H, W) -> (N, C, H, W)."""
+    """Base of the four classes below: timm's constructor with a neutral gate. (N, C, H, W) -> (N, C, H, W)."""
 
     zeroed: ClassVar[tuple[str, ...]]
     """Submodules whose parameters are zero at the identity."""
@@ -58,7 +58,7 @@ class Se(Attention, SEModule):
 class Cbam(Attention, CbamModule):
     """Channel, then spatial attention, https://arxiv.org/abs/1807.06521, section 3.
 
-    The spatial gate is neutral by its norm: zeros in the conv before that norm blow up its gradient.
+    The spatial gate is neutral by its norm. Zeros in the conv before that norm would make its gradient explode.
     """
 
     zeroed = ("channel.fc2", "spatial.conv.bn")

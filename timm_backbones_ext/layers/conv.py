@@ -1,7 +1,7 @@
 """A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. Its keys stay."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,13 +9,41 @@ from timm.layers import Conv2dSame, get_same_padding, pad_same
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from .._types import Model
+__all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads", "check_zero_padding"]
 
-__all__ = ["Added", "Branch", "ExtendedConv2d"]
+
+class Kept(NamedTuple):
+    """Where the base's weights lie in a larger weight: input channels before `channels`, and a window of the kernel."""
+
+    channels: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @classmethod
+    def all_of(cls, weight: Tensor) -> "Kept":
+        """The whole of a conv's weight."""
+        return cls(weight.shape[1], 0, weight.shape[2], 0, weight.shape[3])
+
+
+class Pads(NamedTuple):
+    """Pixels of padding on each side, in the order that `torch.nn.functional.pad` takes."""
+
+    left: int
+    right: int
+    above: int
+    below: int
+
+
+def check_zero_padding(conv: nn.Conv2d) -> None:
+    """Refuse a conv that does not pad with a fixed number of zeros, which is all that the convs here do."""
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        raise ValueError(f"expected a conv with zero padding, given in pixels; got {conv}")
 
 
 class Added(nn.Module):
-    """What an edit added beside the base's modules: none of its tensors is the base's."""
+    """Base class of modules that an edit adds; none of their tensors belongs to the base."""
 
     def reset_identity(self) -> None:
         """Set the tensors so that the model computes what it computes without this module."""
@@ -23,7 +51,7 @@ class Added(nn.Module):
 
 
 class Branch(Added):
-    """Conv and batch norm in parallel to a conv; adds nothing while the norm's weight is zero."""
+    """Conv and batch norm in parallel to a conv; it adds nothing while the norm's weight is zero."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -44,7 +72,7 @@ class Branch(Added):
         """Weight and bias, in float64, of the conv that computes the same in eval mode."""
         norm, double = self.norm, torch.float64
         if norm.running_mean is None or norm.running_var is None:
-            raise ValueError("a branch whose norm keeps no running statistics cannot be merged")
+            raise ValueError("cannot merge a branch whose norm keeps no running statistics")
         scale = norm.weight.to(double) / (norm.running_var.to(double) + norm.eps).sqrt()
         weight = self.conv.weight.to(double) * scale[:, None, None, None]
         return weight, norm.bias.to(double) - norm.running_mean.to(double) * scale
@@ -58,31 +86,31 @@ class ExtendedConv2d(nn.Conv2d):
     in any order: `grow` puts zeros around the weights, `branches` and `gate` hold modules that start neutral.
     """
 
-    kept: tuple[int, int, int, int, int]
-    """Where the base's weights lie: input channels before this one; rows from, to; columns from, to."""
-    margin: tuple[int, int, int, int]
-    """Zeros to add left, right, above and below, beyond the conv's own symmetric padding."""
+    kept: Kept
+    margin: Pads
+    """Zeros to add beyond the conv's own symmetric padding."""
     same: bool
     """Pad as TensorFlow does, by an amount that depends on the image size; timm's Conv2dSame."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kept = (self.weight.shape[1], 0, self.weight.shape[2], 0, self.weight.shape[3])
-        self.margin, self.uneven, self.same = (0, 0, 0, 0), False, False
+        self.kept, self.margin = Kept.all_of(self.weight), Pads(0, 0, 0, 0)
+        self.uneven, self.same = False, False
         self.branches = nn.ModuleDict()
         self.gate: nn.Module = nn.Identity()
 
     @classmethod
-    def replacing(cls, conv: Model) -> "ExtendedConv2d":
+    def replacing(cls, conv: Any) -> "ExtendedConv2d":
         """An extended conv with the parameters of `conv`, which may be one already.
 
         Raises:
-            ValueError: `conv` is no plain conv.
+            ValueError: `conv` is not a plain conv that pads with a fixed number of zeros.
         """
         if isinstance(conv, cls):
             return conv
-        if type(conv) not in (nn.Conv2d, Conv2dSame) or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-            raise ValueError(f"expected a plain conv with zero padding; got {conv}")
+        if type(conv) not in (nn.Conv2d, Conv2dSame):
+            raise ValueError(f"expected a plain conv; got {conv}")
+        check_zero_padding(conv)
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         extended = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=conv.weight.dtype)
         extended.weight, extended.bias = conv.weight, conv.bias
@@ -90,8 +118,8 @@ class ExtendedConv2d(nn.Conv2d):
         return extended.train(conv.training)
 
     @classmethod
-    def dense(cls, conv: Model, dilation: int) -> "ExtendedConv2d":
-        """A downsampling conv at every position; its window begins where it began, so zeros go to the end."""
+    def dense(cls, conv: Any, dilation: int) -> "ExtendedConv2d":
+        """A downsampling conv at every position. The window keeps its first pixel, so the pads go right and below."""
         dense = cls.replacing(conv)
         dense.stride, dense.dilation = (1, 1), (dilation, dilation)
         dense.pad_by(0, dilation * (conv.kernel_size[1] - 1), 0, dilation * (conv.kernel_size[0] - 1))
@@ -103,7 +131,8 @@ class ExtendedConv2d(nn.Conv2d):
         if self.same:
             padded = pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)  # ty: ignore[invalid-argument-type]
         elif self.uneven:
-            padded = F.pad(x, self.margin)
+            margin = self.margin
+            padded = F.pad(x, [margin.left, margin.right, margin.above, margin.below])  # TorchScript takes a list
         y = F.conv2d(padded, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         for branch in self.branches.values():
             y = y + branch(x)
@@ -111,35 +140,55 @@ class ExtendedConv2d(nn.Conv2d):
 
     def grow(self, in_channels: int = 0, above: int = 0, below: int = 0, left: int = 0, right: int = 0) -> None:
         """Put zero weights after the input channels and around the kernel; sizes of outputs stay."""
-        around = (left, right, above, below)
-        grown = F.pad(self.weight.detach(), (*around, 0, in_channels))
+        grown = F.pad(self.weight.detach(), (left, right, above, below, 0, in_channels))
         self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
         self.in_channels += in_channels
         self.kernel_size = tuple(self.weight.shape[2:])
-        channels, top, bottom, start, end = self.kept
-        self.kept = (channels, top + above, bottom + above, start + left, end + left)
+        kept = self.kept
+        self.kept = Kept(kept.channels, kept.top + above, kept.bottom + above, kept.left + left, kept.right + left)
         if not self.same:
-            rows, columns = self.dilation
-            self.pad_by(*(n + step * d for n, step, d in zip(self._pads(), around, (columns, columns, rows, rows))))
+            pads, (rows, columns) = self._pads(), self.dilation
+            self.pad_by(
+                left=pads.left + columns * left,
+                right=pads.right + columns * right,
+                above=pads.above + rows * above,
+                below=pads.below + rows * below,
+            )
         if in_channels:
             for branch in self._branches():
                 branch.conv.grow(in_channels)
 
-    def _branches(self) -> Iterator[Model]:
+    def sum_inputs(self) -> None:
+        """Take one input channel whose weights are the sum over all: equal to this conv on equal channels.
+
+        Raises:
+            ValueError: The conv is grouped, so that output channels see different input channels.
+        """
+        if self.groups != 1:
+            raise ValueError(f"expected a conv with one group; got {self}")
+        total = self.weight.detach().sum(1, keepdim=True)
+        self.weight = nn.Parameter(total, requires_grad=self.weight.requires_grad)
+        self.in_channels, self.kept = 1, self.kept._replace(channels=1)
+        for branch in self._branches():
+            branch.conv.sum_inputs()
+
+    def _branches(self) -> Iterator[Any]:
         """The branches, with convs that can be extended."""
-        branch: Model
+        branch: Any
         for branch in self.branches.values():
             branch.conv = ExtendedConv2d.replacing(branch.conv)
             yield branch
 
-    def _pads(self) -> tuple[int, int, int, int]:
+    def _pads(self) -> Pads:
+        """All padding: the conv's own and the margin."""
         rows, columns = self.padding
-        return tuple(n + p for n, p in zip(self.margin, (columns, columns, rows, rows)))  # ty: ignore[unsupported-operator]
+        left, right, above, below = self.margin
+        return Pads(left + columns, right + columns, above + rows, below + rows)  # ty: ignore[unsupported-operator]
 
     def pad_by(self, left: int, right: int, above: int, below: int) -> None:
         """Pad by fixed amounts, in pixels."""
         self.padding = rows, columns = min(above, below), min(left, right)
-        self.margin = (left - columns, right - columns, above - rows, below - rows)
+        self.margin = Pads(left - columns, right - columns, above - rows, below - rows)
         self.uneven, self.same = any(self.margin), False
 
     def dilate(self, factor: int) -> None:
@@ -178,19 +227,22 @@ class ExtendedConv2d(nn.Conv2d):
         self.branches[name] = Branch(conv).train(self.training)
 
     def merge_branches(self) -> Tensor:
-        """Fold the branches into the weight; (C_out,) is what they add to the output everywhere, in float64.
+        """Fold the branches into the weight; exact in eval mode.
 
-        Exact in eval mode. The bias is left alone, since the conv may have none: the caller knows where it goes.
+        Returns:
+            (C_out,) in float64: the constant that the branches add to the output. The caller adds it to the bias, or to
+            the norm that follows if the conv has no bias.
         """
         weight = self.weight.detach().to(torch.float64, copy=True)
         shift = weight.new_zeros(self.out_channels)
         for branch in self._branches():
             part, bias = branch.folded()
             window = [slice(None), slice(None)]
-            for axis, (side, first, last) in enumerate(zip(part.shape[2:], self.kept[1::2], self.kept[2::2])):
+            middles = (self.kept.top + self.kept.bottom, self.kept.left + self.kept.right)  # twice the base's centre
+            for axis, (side, middle) in enumerate(zip(part.shape[2:], middles)):
                 step = branch.conv.dilation[axis] // self.dilation[axis]
                 span = step * (side - 1) + 1
-                start = (first + last - span) // 2  # centred on the base's kernel
+                start = (middle - span) // 2
                 window.append(slice(start, start + span, step))
             weight[tuple(window)] += part.detach()
             shift += bias.detach()
@@ -200,16 +252,16 @@ class ExtendedConv2d(nn.Conv2d):
 
     def reset_identity(self) -> None:
         """Zero all weights that are not the base's."""
-        channels, top, bottom, start, end = self.kept
+        kept = self.kept
         new = torch.ones_like(self.weight, dtype=torch.bool)
-        new[:, :channels, top:bottom, start:end] = False
+        new[:, : kept.channels, kept.top : kept.bottom, kept.left : kept.right] = False
         with torch.no_grad():
             self.weight.masked_fill_(new, 0)
 
     def simplest(self) -> nn.Conv2d:
         """A plain conv with the same parameters if nothing is extended; otherwise this one."""
         extended = self.same or self.uneven or len(self.branches) or not isinstance(self.gate, nn.Identity)
-        if extended or self.kept != (self.weight.shape[1], 0, self.weight.shape[2], 0, self.weight.shape[3]):
+        if extended or self.kept != Kept.all_of(self.weight):
             return self
         shape = (self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation)
         plain = nn.Conv2d(*shape, self.groups, self.bias is not None, device="meta", dtype=self.weight.dtype)  # ty: ignore[invalid-argument-type]

@@ -7,6 +7,8 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from .conv import check_zero_padding
+
 __all__ = ["DeformConv2d"]
 
 
@@ -31,7 +33,12 @@ class DeformConv2d(nn.Conv2d):
 
     @classmethod
     def replacing(cls, conv: nn.Conv2d) -> "DeformConv2d":
-        """A deformable conv with the parameters of `conv`: the same objects, so optimizers keep them."""
+        """A deformable conv with the parameters of `conv`: the same objects, so optimizers keep them.
+
+        Raises:
+            ValueError: `conv` does not pad with a fixed number of zeros.
+        """
+        check_zero_padding(conv)
         weight = conv.weight
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         deform = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=weight.dtype)
@@ -51,7 +58,7 @@ class DeformConv2d(nn.Conv2d):
         return _sample(x, self.conv_offset(x), self.weight, self.bias, *shape)  # ty: ignore[invalid-argument-type]
 
 
-@torch.fx.wrap  # whoever traces a model keeps this whole: what it does depends on the dtype
+@torch.fx.wrap  # a tracer keeps this function as one call: its steps depend on the dtype
 def _sample(
     x: Tensor,
     offset_mask: Tensor,
@@ -67,5 +74,17 @@ def _sample(
     offset, mask = offset_mask.to(dtype).split([2 * taps, taps], dim=1)
     if bias is not None:
         bias = bias.to(dtype)
-    y = deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask=2.0 * mask.sigmoid())
+    offset, mask = _nan_into_mask(offset, 2.0 * mask.sigmoid())
+    y = deform_conv2d(x.to(dtype), offset, weight.to(dtype), bias, stride, padding, dilation, mask=mask)
     return y.to(offset_mask.dtype)
+
+
+def _nan_into_mask(offset: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets without NaN, and masks that are NaN where an offset was; finite offsets and their masks keep every bit.
+
+    torchvision reads outside the image for a NaN offset on the CPU, which kills the process. A NaN mask gives the NaN
+    output that the offset stands for.
+    """
+    lost = offset.isnan()
+    mask = mask.masked_fill(lost[:, 0::2] | lost[:, 1::2], float("nan"))  # channels of offsets are (y, x) per tap
+    return offset.masked_fill(lost, 0.0), mask

@@ -1,11 +1,11 @@
 """EfficientNets whose batch norms and activations are modules of their own, for code that replaces batch norms.
 
-timm's `BatchNormAct2d` is a batch norm that holds its activation. Whoever replaces every `nn.BatchNorm2d`, as DETR in
-transformers, `SyncBatchNorm.convert_sync_batchnorm` and detectron2 do, throws the activation away with it. Here `act1`
-stands beside `bn1` and has no tensors, so that all keys stay; each class below is timm's but for that in `forward`.
+timm's `BatchNormAct2d` is a batch norm that holds its activation. Code that replaces every `nn.BatchNorm2d`, as DETR in
+transformers, `SyncBatchNorm.convert_sync_batchnorm` and detectron2 do, drops the activation with it. Here `act1` stands
+beside `bn1` and has no tensors, so all keys stay. Each class below is timm's with another `forward`; a test compares
+the source of timm's with the one that was copied (tests/canaries/test_copied_forwards.py).
 """
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +27,7 @@ from .._timm import (
 )
 from .._types import Model
 from .frozen import FrozenBatchNorm2d, FrozenBatchNormAct2d
+from .sync_bn import take_tensors
 
 __all__ = ["FUSED", "SplitEfficientNet", "split"]
 
@@ -155,18 +156,23 @@ class SplitEfficientNet(EfficientNet):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """(N, C, H, W) -> what the head's conv gives, and the maps at `indices`; the arguments are timm's."""
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW'; got {output_fmt!r}")
-        ends = list(range(len(self.blocks) + 1)) if extra_blocks else self.stage_ends
+            raise ValueError(f"output_fmt must be 'NCHW'; got '{output_fmt}'")
+        ends = [i for i in range(len(self.blocks) + 1)] if extra_blocks else self.stage_ends
         taken, last = feature_take_indices(len(ends), indices)
-        wanted = {ends[i] for i in taken}
+        wanted = [ends[i] for i in taken]
         count = ends[last] if stop_early else len(self.blocks)
-        maps = [self.act1(self.bn1(self.conv_stem(x)))]
-        for stage in self.blocks[:count]:
-            maps.append(checkpoint_seq(stage, maps[-1]) if self.grad_checkpointing else stage(maps[-1]))
-        intermediates = [level for i, level in enumerate(maps) if i in wanted]
+        x = self.act1(self.bn1(self.conv_stem(x)))
+        intermediates = [x] if 0 in wanted else []
+        for index, stage in enumerate(self.blocks, start=1):
+            if index <= count:
+                if self.grad_checkpointing and not torch.jit.is_scripting():  # noqa: SIM108 TorchScript
+                    x = checkpoint_seq(stage, x)
+                else:
+                    x = stage(x)
+                if index in wanted:
+                    intermediates.append(x)
         if intermediates_only:
             return intermediates
-        x = maps[-1]
         if count == self.stage_ends[-1]:
             x = self.act2(self.bn2(self.conv_head(x)))
         return x, intermediates
@@ -210,14 +216,17 @@ def split(model: Model) -> bool:
     ]
     if unknown := [f"{name} ({type(module).__name__})" for name, module in owners if type(module) not in _ACTIVE]:
         raise ValueError(f"cannot take activations out of the batch norms of {', '.join(unknown)}")
-    for _, module in owners:
+    for name, module in owners:
         cls, active = _ACTIVE[type(module)]
-        for name in active:
-            _take_activation(module, name)
-        for name, child in list(module.named_children()):
+        for norm in active:
+            _take_activation(module, norm)
+        for norm, child in list(module.named_children()):
             if type(child) in FUSED:  # one without an activation
-                setattr(module, name, _bare(child))
-        module.__class__ = cls
+                setattr(module, norm, _bare(child))
+        if module is model:
+            model.__class__ = cls  # the caller holds this object, so no other can take its place
+        else:
+            model.set_submodule(name, recast(module, cls))
     for info in model.feature_info if owners else ():
         if info["module"] == "bn1":
             info["module"] = "act1"
@@ -240,9 +249,22 @@ def _take_activation(owner: nn.Module, name: str) -> None:
             owner.add_module(name.replace("bn", "act"), activation)
 
 
-def _bare(fused: nn.Module) -> nn.Module:
-    """The norm alone, with the same tensors."""
-    bare = copy.copy(fused)
-    bare._modules = {}
-    bare.__class__ = FUSED[type(fused)]
+def _bare(fused: Any) -> nn.Module:
+    """The norm alone, with the same tensors and settings."""
+    if not isinstance(fused, nn.modules.batchnorm._BatchNorm):  # a frozen one
+        return take_tensors(FUSED[type(fused)](fused.weight.numel(), eps=fused.eps), fused)
+    settings = (fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
+    bare = take_tensors(FUSED[type(fused)](*settings, device="meta"), fused)
+    if isinstance(bare, nn.SyncBatchNorm):
+        bare.process_group = fused.process_group
     return bare
+
+
+def recast(module: nn.Module, cls: type[nn.Module]) -> nn.Module:
+    """An object of another class with the attributes of a module: its tensors, children, hooks and settings.
+
+    For classes that differ in their methods alone. timm's constructors would make all children anew.
+    """
+    made = cls.__new__(cls)
+    made.__dict__.update(module.__dict__)
+    return made

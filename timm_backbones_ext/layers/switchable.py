@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from .conv import check_zero_padding
+
 __all__ = ["SwitchableConv2d"]
 
 
@@ -16,8 +18,8 @@ class SwitchableConv2d(nn.Conv2d):
         y = S * conv(x, W) + (1 - S) * conv(x, W + dW, dilation 3), with global context added before and after
 
     The switch S starts at 1, dW and both contexts at 0. The paper standardises W too, which changes what a pretrained
-    conv computes and is left out; the 5x5 average that the switch sees leaves the border out instead of reflecting
-    it, so that maps smaller than 3 pixels work.
+    conv computes and is left out. The switch sees a 5x5 average over the positions inside the image; the paper reflects
+    the border, which needs maps of 3 pixels or more.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
@@ -31,7 +33,12 @@ class SwitchableConv2d(nn.Conv2d):
 
     @classmethod
     def replacing(cls, conv: nn.Conv2d) -> "SwitchableConv2d":
-        """A switchable conv with the parameters of `conv`: the same objects, so optimizers keep them."""
+        """A switchable conv with the parameters of `conv`: the same objects, so optimizers keep them.
+
+        Raises:
+            ValueError: `conv` does not pad with a fixed number of zeros.
+        """
+        check_zero_padding(conv)
         weight = conv.weight
         shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
         switchable = cls(*shape, conv.groups, conv.bias is not None, device="meta", dtype=weight.dtype)

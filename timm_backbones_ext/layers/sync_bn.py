@@ -1,11 +1,12 @@
-"""Batch norm over all processes on the CPU, where torch's own (2.15) and its DistributedDataParallel refuse to run."""
+"""Batch norm over all processes, also on the CPU, where torch's own (2.15) and its DistributedDataParallel fail."""
 
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
-__all__ = ["CpuSyncBatchNorm"]
+__all__ = ["CpuSyncBatchNorm", "synchronised", "take_tensors"]
 
 
 class _Sum(torch.autograd.Function):
@@ -24,6 +25,15 @@ class _Sum(torch.autograd.Function):
         return total, None
 
 
+def take_tensors(norm: Any, other: nn.Module) -> Any:
+    """A norm with the parameters and buffers of another, and its mode of training."""
+    for name, parameter in other.named_parameters(recurse=False):
+        norm.register_parameter(name, parameter)
+    for name, buffer in other.named_buffers(recurse=False):
+        norm.register_buffer(name, buffer)
+    return norm.train(other.training)
+
+
 class CpuSyncBatchNorm(nn.BatchNorm2d):
     """(N, C, H, W) -> (N, C, H, W); processes compute what one process computes with all their images.
 
@@ -31,6 +41,14 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
     """
 
     process_group: distributed.ProcessGroup | None = None
+
+    @classmethod
+    def replacing(cls, norm: nn.SyncBatchNorm) -> "CpuSyncBatchNorm":
+        """A norm with the tensors and settings of torch's own."""
+        settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        made = take_tensors(cls(*settings, device="meta"), norm)
+        made.process_group = norm.process_group
+        return made
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise with the statistics of all processes, or with the running ones in eval mode."""
@@ -55,3 +73,18 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         rate = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, rate)
         self.running_var.lerp_(var, rate)
+
+
+def synchronised(model: Any) -> Any:
+    """The model with batch norms that share their statistics over all processes; of `CpuSyncBatchNorm` on the CPU."""
+    model = convert_sync_batchnorm(model)
+    if torch.accelerator.is_available():
+        return model
+    if type(model) is nn.SyncBatchNorm:
+        return CpuSyncBatchNorm.replacing(model)
+    made: dict[nn.Module, nn.Module] = {}  # so that a norm with two names stays one norm
+    for name, norm in list(model.named_modules(remove_duplicate=False)):
+        if type(norm) is nn.SyncBatchNorm:
+            made[norm] = made.get(norm) or CpuSyncBatchNorm.replacing(norm)
+            model.set_submodule(name, made[norm])
+    return model

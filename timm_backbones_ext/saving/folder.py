@@ -151,6 +151,8 @@ def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[
     config = json.loads(draft.read_text(encoding="utf-8"))
     config["architecture"] = found.architecture
     config.setdefault("model_args", {}).pop("num_classes", None)  # stands at the top; transformers refuses it twice
+    if any(isinstance(item, InChans) for item in parse_edits(found.edits)):
+        config["model_args"].pop("in_chans", None)  # the edit says it
     if found.extra:
         config["model_args"]["edits"] = list(found.extra)
     if found.architecture in BUILT_IN:

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 from .._types import Model
 from ..edits import parse_edits
 from ..fingerprints import unwrap
-from ..norm_layer import is_frozen
+from ..norm_layer import is_runtime
 from ..registry import BUILT_IN, VARIANTS
 
 __all__ = ["Identity", "identify"]
@@ -78,7 +78,7 @@ def _around(model: Model, full: Model) -> list[Model]:
 
 def _created_with(model: Model) -> dict[str, Any]:
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
-    return {key: value for key, value in args.items() if key != "norm_layer" or not is_frozen(value)}
+    return {key: value for key, value in args.items() if key != "norm_layer" or not is_runtime(value)}
 
 
 def _named(model: Model) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:

@@ -41,13 +41,13 @@ def as_plain_timm(found: Identity) -> Identity:
     """The model as stock timm makes it, for people without this package.
 
     Raises:
-        ValueError: It has edits that are not merged.
+        ValueError: It has edits that are not merged; channels of images are an argument of timm's, too.
     """
-    if found.edits:
-        mergeable = [str(edit) for edit in parse_edits(found.edits) if edit.merges()]
+    if edits := [edit for edit in parse_edits(found.edits) if edit.name != "in_chans"]:
+        mergeable = [str(edit) for edit in edits if edit.merges()]
         hint = f"; tbx.merge(model) removes {', '.join(mergeable)}" if mergeable else ""
         raise ValueError(
-            f"plain timm has no edits, and this model has {', '.join(found.edits)}{hint}. "
+            f"plain timm has no edits, and this model has {', '.join(map(str, edits))}{hint}. "
             "Without the conversion to plain timm it can be saved and pushed as it is"
         )
     return replace(found, model=_twin(found, found.base), architecture=found.base)
@@ -56,8 +56,8 @@ def as_plain_timm(found: Identity) -> Identity:
 def _twin(found: Identity, name: str, **kwargs: Any) -> Model:
     """A new model of another name with the same tensors."""
     model = found.model
-    args = {"in_chans": model.in_chans, **found.args, **kwargs, "num_classes": model.num_classes}
-    if any(edit.startswith("in_chans") for edit in found.edits):
+    args: dict[str, Any] = {"in_chans": model.in_chans, **found.args, **kwargs, "num_classes": model.num_classes}
+    if any(edit.startswith("in_chans") for edit in kwargs.get("edits", ())):
         del args["in_chans"]
     twin: Model = timm.create_model(name, **args)
     twin.load_state_dict(tensors(model), strict=True, assign=True)

@@ -23,6 +23,7 @@ __all__ = [
     "SIGNATURE",
     "WEIGHTS",
     "read_header",
+    "read_tensors",
     "write_safetensors",
 ]
 
@@ -59,6 +60,26 @@ def read_header(path: str | Path) -> dict[str, Tensor]:
     if strange := [key for key, kind in kinds.items() if kind not in DTYPES]:
         raise WeightsError(f"{Path(path).name} holds {kinds[strange[0]]} in {strange[0]}; expected {', '.join(DTYPES)}")
     return {key: torch.empty(shapes[key], dtype=DTYPES[kinds[key]], device="meta") for key in parts}
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, read once into memory of their own.
+
+    The safetensors library maps the file instead. Tensors then lie at addresses that no allocator gives, on which the
+    last bits of matrix products depend, and a file that is cut off later ends the process.
+
+    Raises:
+        WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
+    """
+    tensors = {key: torch.empty(value.shape, dtype=value.dtype) for key, value in read_header(path).items()}
+    with Path(path).open("rb", buffering=0) as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(size))
+        for key, tensor in tensors.items():
+            file.seek(8 + size + header[key]["data_offsets"][0])
+            if file.readinto(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) != tensor.nbytes:
+                raise WeightsError(f"{Path(path).name} is damaged: it ends inside {key}")
+    return tensors
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:

@@ -1,14 +1,13 @@
 """Pretrained weights into a model: strict in every direction, without data being copied where that can be.
 
 A checkpoint fits by the rule of the first k edits (`edits/lineage.py`). A model that takes all its tensors from a file
-is built on the device `meta` and given them; they are mapped into memory and not copied.
+is built on the device `meta` and given them; they are read once and not copied.
 """
 
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from timm.models import adapt_input_conv
 from timm.models import load_pretrained as timm_load_pretrained
 from torch import Tensor
 
@@ -74,14 +73,14 @@ def load_pretrained(
 def _copied(
     make: Make, recipe: Recipe, state_dict: dict[str, Tensor], cfg: dict[str, Any], held: dict[str, int], device: Any
 ) -> Model:
-    """The model as timm initialises it, with the tensors copied: for a new classifier, other channels of images."""
+    """The model as timm initialises it, with the tensors copied: for a new classifier."""
     model = make(device=device)
 
     def fit(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-        return _adapted(_fitted(recipe, model, make(device="meta", **held), state_dict), model)
+        return _fitted(recipe, model, make(device="meta", **held), state_dict)
 
     source = {**cfg, "state_dict": state_dict, "source": ""}
-    timm_load_pretrained(model, source, num_classes=model.num_classes, in_chans=model.in_chans, filter_fn=fit)
+    timm_load_pretrained(model, source, num_classes=model.num_classes, in_chans=held["in_chans"], filter_fn=fit)
     return model
 
 
@@ -119,12 +118,3 @@ def _assigned(model: Model, state_dict: dict[str, Tensor], device: Any) -> bool:
     given = {key: value.to(device=device or "cpu", dtype=wanted[key].dtype) for key, value in state_dict.items()}
     model.load_state_dict(given, strict=True, assign=True)
     return not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
-
-
-def _adapted(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-    """Branches beside the first conv with the channels of timm's `in_chans`; timm itself adapts the conv alone."""
-    expected, first = model.state_dict(), f"{model.pretrained_cfg.get('first_conv')}.branches."
-    for key, value in state_dict.items():
-        if key.startswith(first) and value.shape != expected[key].shape:
-            state_dict[key] = adapt_input_conv(model.in_chans, value)
-    return state_dict

@@ -7,7 +7,6 @@ from typing import Any
 import timm.models
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import PretrainedCfg
 from torch import Tensor
 
@@ -15,7 +14,7 @@ from .._timm import resolve_pretrained_source
 from ..errors import HubError, WeightsError
 from ..transport import Repo
 from .config import read_config
-from .files import CONFIG, WEIGHTS, read_header
+from .files import CONFIG, WEIGHTS, read_tensors
 
 __all__ = ["from_folder", "no_safetensors", "pretrained_tensors", "safe_source"]
 
@@ -41,7 +40,7 @@ def from_folder(cfg: dict[str, Any]) -> str | None:
 
 
 def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor]:
-    """The tensors that a resolved pretrained config names, mapped from a file where that can be.
+    """The tensors that a resolved pretrained config names, read from a file where that can be.
 
     Args:
         cfg: timm's config as a dict.
@@ -73,8 +72,7 @@ def _resolved(cfg: dict[str, Any]) -> tuple[str, Any]:
 
 def _read(file: Path, place: str) -> dict[str, Tensor]:
     try:
-        read_header(file)
-        return load_file(file)
+        return read_tensors(file)
     except (SafetensorError, WeightsError) as error:
         reason = str(error).removeprefix(f"{file.name} ")
         raise WeightsError(f"{file.name} of {place}: {reason}") from error
