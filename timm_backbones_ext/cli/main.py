@@ -80,15 +80,12 @@ def list_command(family: str | None, edit: str | None, licence: str | None, as_j
 
 def _variant(name: str) -> dict[str, Any]:
     """What `timm-ext list` says of a variant."""
-    from timm.models import model_entrypoint
-
     from ..registry import VARIANTS
 
     variant = VARIANTS[name]
-    family = model_entrypoint(variant.base).__module__.rpartition(".")[2]  # timm has one module per family
     return {
         "name": name,
-        "family": family,
+        "family": variant.family,
         "base": variant.base,
         "edits": list(variant.edits),
         "tags": licences(name),
