@@ -25,7 +25,9 @@ SEEDS = 3
 def page(result: dict[str, Any]) -> str:
     """The study as Markdown."""
     rows, settings = summary(result), result["settings"]
-    table = [f"| {'plain' if row['kind'] == 'plainnet' else 'residual'} | {row['depth']} | {cells(row)} |" for row in rows]
+    table = [
+        f"| {'plain' if row['kind'] == 'plainnet' else 'residual'} | {row['depth']} | {cells(row)} |" for row in rows
+    ]
     first = {(row["kind"], row["depth"]): row["gradient"]["mean"] for row in rows}
     deepest = max(depth for kind, depth in first if kind == "plainnet")
     machine, versions = result["machine"], result["versions"]
@@ -35,32 +37,33 @@ def page(result: dict[str, Any]) -> str:
 Made by `benchmarks/depth.py`, which runs `timm-ext depth-study`. The nets are those of section 4.2 of
 [He et al.](https://arxiv.org/abs/1512.03385) for small images: 6n + 2 layers, shortcuts without parameters, and plain
 twins with the same layers and no shortcuts. Each learned scikit-learn's {result["train_digits"]:,} real 8x8 digits in
-{settings["epochs"]} epochs of AdamW (rate {settings["rate"]}, batches of {settings["batch"]}); {result["test_digits"]} other
-digits are the test. Initialisation, schedule and order of images are the same for both kinds. The table has the mean of
-{settings["seeds"]} seeds, and the least and the most in brackets.
+{settings["epochs"]} epochs of AdamW (rate {settings["rate"]}, batches of {settings["batch"]}).
+{result["test_digits"]} other digits are the test. Initialisation, schedule and order of images are the same for both
+kinds. The table has the mean of {settings["seeds"]} seeds, and the least and the most in brackets.
 
 | net | layers | train loss | train accuracy | test accuracy | gradient of the first conv |
 |---|---|---|---|---|---|
 {chr(10).join(table)}
 
-The gradient is the norm for the weights of the first conv in the first step, before training. With batch norm, the gradient
-of a deep plain net *explodes*: it grows from {first["plainnet", min(DEPTHS)]:.3g} at {min(DEPTHS)} layers to
-{first["plainnet", deepest]:.3g} at {deepest}. That of a residual net stays at {first["resnet", deepest]:.3g}.
+The gradient is the norm for the weights of the first conv in the first step, before training. With batch norm, the
+gradient of a deep plain net *explodes*: it grows from {first["plainnet", min(DEPTHS)]:.3g} at {min(DEPTHS)} layers to
+{first["plainnet", deepest]:.3g} at {deepest}. That of a residual net is {first["resnet", deepest]:.3g} at {deepest}.
 
 ![Loss, accuracy and gradient by depth](depth.png)
 
 ## The models
 
-`ext_resnet20_cifar`, `32`, `44`, `56`, `110` and `1202`, and `ext_plainnet20_cifar` to `110`, are timm's ResNet with a stem for
-32x32 images and three stages. They have no pretrained weights. Edits of ResNet, feature maps, saving and the Hub work as for
-all names.
+`ext_resnet20_cifar`, `32`, `44`, `56`, `110` and `1202`, and `ext_plainnet20_cifar` to `110`, are timm's ResNet with a
+stem for 32x32 images and three stages. They have no pretrained weights. Edits of ResNet, feature maps, saving and the
+Hub work as for all names.
 
 ```python
 import timm
 import torch
 
 backbone = timm.create_model("ext_resnet20_cifar", edits="eca", features_only=True)
-print([tuple(level.shape[1:]) for level in backbone(torch.randn(1, 3, 32, 32))])
+assert backbone.feature_info.reduction() == [1, 1, 2, 4]
+assert [level.shape[1] for level in backbone(torch.randn(1, 3, 32, 32))] == [16, 16, 32, 64]
 ```
 
 The study takes any of these depths:
@@ -69,8 +72,8 @@ The study takes any of these depths:
 timm-ext depth-study --depths 20,56 --seeds 3 --output depth-study
 ```
 
-torch {versions["torch"]}, timm {versions["timm"]}, {machine["processor"]}, {machine["threads"]} thread,
-{result["seconds"] // 60} minutes.
+Measured with torch {versions["torch"]} and timm {versions["timm"]} on {machine["processor"]} with
+{machine["threads"]} thread, in {result["seconds"] // 60} minutes.
 """
     return text
 

@@ -16,6 +16,7 @@ from timm.models._hub import save_config_for_hf
 from timm.models._registry import _model_pretrained_cfgs as model_pretrained_cfgs
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.convnext import _init_weights as convnext_init_weights
+from timm.models.efficientnet import _gen_efficientnet as gen_efficientnet
 
 __all__ = [
     "CbamModule",
@@ -30,6 +31,7 @@ __all__ = [
     "convnext_init_weights",
     "efficientnet_init_weights",
     "feature_take_indices",
+    "gen_efficientnet",
     "model_pretrained_cfgs",
     "resolve_pretrained_source",
     "save_config_for_hf",

@@ -1,4 +1,4 @@
-"""Plain and residual nets of growing depth learn the digits: section 4.2 of https://arxiv.org/abs/1512.03385, in minutes.
+"""Plain and residual nets of growing depth learn the digits: section 4.2 of https://arxiv.org/abs/1512.03385.
 
 The digits keep their 8x8 pixels. Both kinds of nets have the same layers, initialisation and schedule.
 """
@@ -128,9 +128,7 @@ def _finite(value: float) -> float | None:
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
-def _train(
-    net: Model, images: Tensor, labels: Tensor, epochs: int, step: Callable[[str], None]
-) -> tuple[float, float]:
+def _train(net: Model, images: Tensor, labels: Tensor, epochs: int, step: Callable[[str], None]) -> tuple[float, float]:
     """The first conv's gradient norm in the first step, and the mean loss of the last epoch."""
     total, gradient, loss = epochs * -(-len(images) // BATCH), math.nan, math.nan
     optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
@@ -180,7 +178,9 @@ def draw(result: dict[str, Any], file: Path) -> None:
     figure = Figure(figsize=(11, 3.6), dpi=100, layout="constrained")
     for axes, (key, title) in zip(figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
         for kind, colour, label in zip(KINDS, ("#c65b3f", "#2f6f8f"), ("plain", "residual"), strict=True):
-            points = [(run["depth"], run[key]) for run in result["runs"] if run["kind"] == kind and run[key] is not None]
+            points = [
+                (run["depth"], run[key]) for run in result["runs"] if run["kind"] == kind and run[key] is not None
+            ]
             line = [(row["depth"], row[key]["mean"]) for row in summary(result) if row["kind"] == kind and row[key]]
             axes.plot(*zip(*sorted(line)), color=colour, label=label) if line else None
             axes.plot(*zip(*points), ".", color=colour) if points else None

@@ -15,9 +15,11 @@ import click
 from .._version import __version__
 from ..console import print_json, table
 from ..names import create, editable, known, licences, one_of
+from .depth import depth_study
 from .detector import train_detector
 from .hub import COMMANDS
-from .options import FAILED, USAGE, as_json, edits_option, family_option, pretrained_option
+from .options import FAILED, USAGE, as_json, edits_option, family_option, numbers, pretrained_option
+from .scale import scale
 
 __all__ = ["main"]
 
@@ -54,7 +56,7 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-for command in (*COMMANDS, train_detector):
+for command in (*COMMANDS, depth_study, scale, train_detector):
     main.add_command(command)
 
 
@@ -166,20 +168,13 @@ def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:
     return facts["example"], facts["base"], *added, ratio, "yes" if facts["merges"] else "no"
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between them, as in 0,2,4; got {text!r}") from None
-
-
 @main.command()
 @click.argument("name")
 @click.option("--image", required=True, type=click.Path(exists=True, dir_okay=False), help="A photo.")
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(32, 4096), help="Side in pixels to scale to."
 )
-@click.option("--levels", callback=_numbers, help="Levels to show, as in 0,2,4; all by default.")
+@click.option("--levels", callback=numbers, help="Levels to show, as in 0,2,4; all by default.")
 @click.option("--output", type=click.Path(dir_okay=False), help="The picture; NAME-features.png by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 @edits_option

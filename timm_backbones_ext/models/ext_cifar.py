@@ -11,6 +11,7 @@ from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from .._timm import feature_take_indices
+from .._types import Model
 from ..registry import architecture, build
 
 __all__: list[str] = ["CifarResNet"]  # timm appends each entry function's name
@@ -70,16 +71,14 @@ class CifarResNet(ResNet):
         residual: bool = True,
         output_stride: int = 4,
         zero_init_last: bool = False,
-        in_chans: int = 3,
         **kwargs: Any,
     ) -> None:
         if output_stride not in (2, 4):
             raise ValueError(f"output_stride must be 2 or 4 in a net for 32x32 images; got {output_stride}")
-        stage, place = (depth - 2) // 6, {key: kwargs.get(key) for key in ("device", "dtype")}
+        block: Any = BasicBlock
         super().__init__(
-            BasicBlock,
-            (stage, stage, stage, 0),
-            in_chans=in_chans,
+            block,
+            (*[(depth - 2) // 6] * 3, 0),
             output_stride=4 * output_stride,  # timm counts the strides of an ImageNet stem
             stem_type="deep",  # for the 16 channels that follow it; the stem itself is replaced below
             stem_width=8,
@@ -87,30 +86,38 @@ class CifarResNet(ResNet):
             zero_init_last=zero_init_last,
             **kwargs,
         )
-        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False, **place)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        self.feature_info = [{**info, "reduction": max(1, info["reduction"] // 4)} for info in self.feature_info[:4]]
-        for block in (*self.layer1, *self.layer2, *self.layer3):
-            if not residual:
-                block.downsample = NoShortcut()
-            elif block.downsample is not None:
-                conv = block.conv1
-                block.downsample = PaddedShortcut(conv.stride[0], conv.out_channels - conv.in_channels)
+        _exchange(self, residual=residual)
 
     def init_weights(self, zero_init_last: bool = False) -> None:
         """Initialise all weights; see the class for `zero_init_last`."""
         super().init_weights(zero_init_last=zero_init_last)
 
-    def forward_intermediates(self, x: Tensor, indices: int | list[int] | None = None, **kwargs: Any) -> Any:
+    def forward_intermediates(
+        self, x: Tensor, indices: int | list[int] | None = None, *args: Any, **kwargs: Any
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """timm's: the last map and the maps of `indices`, or these alone; there are four levels."""
-        return super().forward_intermediates(x, feature_take_indices(4, indices)[0], **kwargs)
+        return super().forward_intermediates(x, feature_take_indices(4, indices)[0], *args, **kwargs)
 
     def prune_intermediate_layers(self, indices: int | list[int] = 1, *args: Any, **kwargs: Any) -> list[int]:
         """timm's: drop what the maps of `indices` do not need."""
         taken, last = feature_take_indices(4, indices)
         super().prune_intermediate_layers([*taken, 4] if last == 3 else taken, *args, **kwargs)
         return taken
+
+
+def _exchange(net: Model, *, residual: bool) -> None:
+    """Exchange what timm makes for larger images: the stem, and the convs in shortcuts."""
+    deep = net.conv1[0].weight
+    net.conv1 = nn.Conv2d(deep.shape[1], 16, 3, padding=1, bias=False, device=deep.device, dtype=deep.dtype)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+    net.feature_info = [{**info, "reduction": max(1, info["reduction"] // 4)} for info in net.feature_info[:4]]
+    for block in (*net.layer1, *net.layer2, *net.layer3):
+        if not residual:
+            block.downsample = NoShortcut()
+        elif block.downsample is not None:
+            conv = block.conv1
+            block.downsample = PaddedShortcut(conv.stride[0], conv.out_channels - conv.in_channels)
 
 
 def resnet_cifar(name: str, depth: int, residual: bool = True, **kwargs: Any) -> CifarResNet:

@@ -16,6 +16,7 @@ from .._types import Model
 from ..catalog.description import describe
 from ..edits import parse_edits
 from ..weights.files import WEIGHTS
+from .plain import created_with
 
 __all__ = ["REPO_PLACEHOLDER", "base_model", "merge_cards", "render_card"]
 
@@ -60,12 +61,8 @@ def render_card(
     """
     metadata = _metadata(model, identity, fields, metrics)
     origin = base_model(identity.base, identity.tag)[0]
-    facts = describe(
-        identity.architecture,
-        edits=list(identity.extra) or None,
-        num_classes=model.num_classes,
-        in_chans=model.in_chans,
-    )
+    arguments = {**created_with(model), "num_classes": model.num_classes, "in_chans": model.in_chans}
+    facts = describe(identity.architecture, **arguments, edits=list(identity.extra) or None)
     card = ModelCard.from_template(
         ModelCardData(**metadata),
         template_path=str(TEMPLATE),

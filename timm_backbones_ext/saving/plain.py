@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from .._types import Model
 from ..edits import parse_edits
 from ..norm_layer import is_frozen
-from ..registry import VARIANTS
+from ..registry import ARCHITECTURES, VARIANTS
 
 __all__ = ["as_plain_timm", "created_with", "is_sharded", "tensors", "whole"]
 
@@ -58,7 +58,7 @@ def as_plain_timm(model: Model) -> Model:
     """The model as stock timm makes it, for people without this package.
 
     Raises:
-        ValueError: It has edits that are not merged.
+        ValueError: It has edits that are not merged, or timm lacks its architecture.
     """
     if edits := getattr(model, "edits", ()):
         mergeable = [str(edit) for edit in parse_edits(edits) if edit.merges()]
@@ -67,6 +67,8 @@ def as_plain_timm(model: Model) -> Model:
             f"plain timm has no edits, and this model has {', '.join(edits)}{hint}. Push it without as_timm"
         )
     name = model.pretrained_cfg["architecture"]
+    if name in VARIANTS and VARIANTS[name].base in ARCHITECTURES:
+        raise ValueError(f"timm has no architecture {VARIANTS[name].base!r}. Push it without as_timm")
     return _twin(model, VARIANTS[name].base if name in VARIANTS else name)
 
 

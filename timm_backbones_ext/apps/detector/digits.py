@@ -84,7 +84,9 @@ def _scene(data: Digits, side: int, random: np.random.Generator) -> tuple[np.nda
     taken: list[tuple[int, tuple[int, int, int, int]]] = []
     for _ in range(random.integers(DIGITS_PER_SCENE[0], DIGITS_PER_SCENE[1], endpoint=True)):
         pick, size = random.integers(len(data.images)), int(random.integers(*SIDES, endpoint=True))
-        large = Image.fromarray((data.images[pick] * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        large = Image.fromarray((data.images[pick] * 255).astype(np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
         digit = np.asarray(large) / 255
         rows, columns = ((digit > INK).any(axis=axis).nonzero()[0] for axis in (1, 0))
         top, left = (int(random.integers(side - size, endpoint=True)) for _ in range(2))
