@@ -249,7 +249,7 @@ def build(
         if weights is None:
             model = make(device=device)
         else:
-            model = load_pretrained(make, recipe, weights, headless=features_only, device=device)
+            model = load_pretrained(make, recipe, weights, cfg, kwargs, device)
             _keep_statistics(model)
     if not features_only:
         return model

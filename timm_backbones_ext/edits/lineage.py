@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._types import Model
+from ..errors import WeightsError
 from .base import Edit
 
 __all__ = ["Lineage", "mismatch", "same_shapes", "without_data"]
@@ -47,6 +48,7 @@ class Lineage:
         """Let state dicts that fit the lineage load into a model."""
         if not hasattr(model, "lineage"):
             model.register_load_state_dict_pre_hook(_complete)
+            model.load_state_dict = NamingLoad(model)
         model.lineage = self
 
     def fitted(self, state_dict: StateDict, num_classes: int) -> dict[str, Tensor]:
@@ -91,15 +93,29 @@ def _complete(
         return
     try:
         fitted = lineage.fitted(got, model.num_classes)
-    except ValueError as error:
-        if strict:
-            edits = ", ".join(map(str, lineage.edits))
-            name = type(model).__name__
-            errors.append(f"expected the keys of {name} with the first k of its edits ({edits}), for some k: {error}")
+    except ValueError:  # torch says so itself if the load is strict, which a hook cannot know
         return
     for key in got:
         del state_dict[prefix + key]
     state_dict.update({prefix + key: value for key, value in fitted.items()})
+
+
+class NamingLoad:
+    """`model.load_state_dict` of an edited model: torch's, with an error that names the rule."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    def __call__(self, state_dict: StateDict, strict: bool = True, assign: bool = False) -> Any:
+        model = self.model
+        try:
+            return type(model).load_state_dict(model, state_dict, strict, assign)
+        except RuntimeError as error:
+            edits = ", ".join(map(str, model.lineage.edits)) or "none left"
+            raise WeightsError(
+                f"{error}\n\tA state dict fits if its keys and shapes are those of the base with the first k of its "
+                f"edits, for some k; the edits of this {type(model).__name__}: {edits}"
+            ) from error
 
 
 def same_shapes(a: StateDict, b: StateDict) -> bool:

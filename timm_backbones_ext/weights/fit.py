@@ -45,7 +45,7 @@ class Recipe:
 
 
 def load_pretrained(
-    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], *, headless: bool, device: Any = None
+    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], cfg: dict[str, Any], asked: dict[str, Any], device: Any
 ) -> Model:
     """Make a model with the tensors of a checkpoint.
 
@@ -53,52 +53,39 @@ def load_pretrained(
         make: Makes the model; takes `device`, `num_classes` and `in_chans`.
         recipe: Of the model.
         state_dict: The checkpoint; its tensors become those of the model where dtype and device agree.
-        headless: The classifier is not wanted: the checkpoint may have any classifier or none.
-        device: Where the model is wanted.
+        cfg: timm's config of the checkpoint.
+        asked: Arguments of the model; with `num_classes=0` the checkpoint may have any classifier or none.
+        device: Where the model is wanted; None for torch's default.
 
     Raises:
         WeightsError: Keys are missing, unknown or misshaped; the message names them. Nothing was loaded.
     """
-    model = make(device="meta")
-    source = _source_arguments(model, headless=headless)
-    whole = source == {"num_classes": model.num_classes, "in_chans": model.in_chans} and not _label_offset(model)
-    if whole and _assigned(model, _fitted(recipe, model, model, state_dict, headless=headless), device):
-        return model
-    return _copied(make, recipe, state_dict, source, headless=headless, device=device)
+    classes, channels = cfg.get("num_classes") or 0, (cfg.get("input_size") or (3,))[0]
+    offset = cfg.get("label_offset") or 0
+    wanted = asked.get("num_classes", classes)
+    held = {"num_classes": classes + offset if wanted == classes else 0, "in_chans": channels}
+    if held == {"num_classes": wanted, "in_chans": asked.get("in_chans", channels)}:
+        model = make(device="meta")
+        if _assigned(model, _fitted(recipe, model, model, state_dict), device):
+            return model
+    return _copied(make, recipe, state_dict, cfg, held, device)
 
 
 def _copied(
-    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], source: dict[str, int], *, headless: bool, device: Any
+    make: Make, recipe: Recipe, state_dict: dict[str, Tensor], cfg: dict[str, Any], held: dict[str, int], device: Any
 ) -> Model:
     """The model as timm initialises it, with the tensors copied: for a new classifier, other channels of images."""
-    model = make() if device is None else make(device=device)
+    model = make(device=device)
 
     def fit(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-        origin = make(device="meta", **source)
-        return _adapted(_fitted(recipe, model, origin, state_dict, headless=headless), model)
+        return _adapted(_fitted(recipe, model, make(device="meta", **held), state_dict), model)
 
-    cfg = {**model.pretrained_cfg, "state_dict": state_dict, "source": ""}
-    classes = 0 if headless else model.num_classes
-    timm_load_pretrained(model, cfg, num_classes=classes, in_chans=model.in_chans, filter_fn=fit)
+    source = {**cfg, "state_dict": state_dict, "source": ""}
+    timm_load_pretrained(model, source, num_classes=model.num_classes, in_chans=model.in_chans, filter_fn=fit)
     return model
 
 
-def _source_arguments(model: Model, *, headless: bool) -> dict[str, int]:
-    """Classes and channels of the model that a checkpoint is of."""
-    cfg = model.pretrained_cfg
-    channels = (cfg.get("input_size") or (3,))[0]
-    if headless or model.num_classes != cfg.get("num_classes"):
-        return {"num_classes": 0, "in_chans": channels}
-    return {"num_classes": cfg["num_classes"] + _label_offset(model), "in_chans": channels}
-
-
-def _label_offset(model: Model) -> int:
-    return model.pretrained_cfg.get("label_offset") or 0
-
-
-def _fitted(
-    recipe: Recipe, model: Model, origin: Model, state_dict: dict[str, Tensor], *, headless: bool
-) -> dict[str, Tensor]:
+def _fitted(recipe: Recipe, model: Model, origin: Model, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint in the format of `origin`: base tensors bit-identical, tensors of missing edits the identity."""
     state_dict = recipe.in_timms_names(state_dict, model)
     if model.pretrained_cfg.get("tag") == "fcmae":  # published without the norm of the head
