@@ -73,7 +73,7 @@ timm-ext depth-study --depths 20,56 --seeds 3 --output depth-study
 ```
 
 Measured with torch {versions["torch"]} and timm {versions["timm"]} on {machine["processor"]} with
-{machine["threads"]} thread, in {result["seconds"] // 60} minutes.
+{machine["threads"]} thread. A whole study takes about a quarter of an hour on an idle core.
 """
     return text
 

@@ -19,7 +19,7 @@ __all__ = ["depth_study"]
 @click.option("--output", default="depth-study", show_default=True, type=click.Path(file_okay=False), help="Folder.")
 @as_json
 def depth_study(depths: list[int], seeds: int, epochs: int, output: str, as_json: bool) -> None:
-    """Train plain and residual nets on scikit-learn's digits: what shortcuts are for. A quarter of an hour on one core.
+    """Train plain and residual nets on scikit-learn's digits: what shortcuts are for. A quarter of an hour on an idle core.
 
     Writes depth.json and depth.png: train loss, accuracy and the first conv's gradient by depth.
     """
