@@ -157,3 +157,13 @@ def test_1202_layers_run_forward_and_backward_in_less_than_2_gb() -> None:
     run = subprocess.run([sys.executable, "-c", ONCE], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 2e9
+
+
+def test_pruning_keeps_the_classifier_behind_the_last_level_and_drops_what_is_not_asked_for() -> None:
+    whole, part = (timm.create_model("ext_resnet20_cifar") for _ in range(2))
+    assert whole.prune_intermediate_layers([3], prune_head=False) == [3]
+    assert whole.num_classes == 10
+    assert part.prune_intermediate_layers([1]) == [1]
+    assert len(part.layer1) == 3
+    assert not len(part.layer2)
+    assert part.num_features == 16
