@@ -89,6 +89,8 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/insertion.py
 	$(BIN)/python benchmarks/edits.py
 	$(BIN)/python benchmarks/detection.py
+	$(BIN)/python benchmarks/depth.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/reliability.py
 
 check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does

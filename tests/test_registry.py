@@ -9,11 +9,11 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext.registry import BUILT_IN, VARIANTS
+from timm_backbones_ext.registry import ARCHITECTURES, BUILT_IN, VARIANTS
 from timm_backbones_ext.weights.files import HINT
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(BUILT_IN.difference(ARCHITECTURES)))
 def test_tags_hub_ids_and_licences_are_the_bases(name: str) -> None:
     base = VARIANTS[name].base
     ours, theirs = get_arch_pretrained_cfgs(name), get_arch_pretrained_cfgs(base)
@@ -31,6 +31,26 @@ def test_tags_hub_ids_and_licences_are_the_bases(name: str) -> None:
         assert all(0 <= new - old < multiple for new, old in zip(mine.input_size, origin.input_size, strict=True))
         if mine.input_size == origin.input_size:
             assert mine.pool_size == origin.pool_size
+
+
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_an_architecture_of_our_own_is_its_own_base_and_has_no_weights(name: str) -> None:
+    assert VARIANTS[name].base == name
+    assert not timm.is_model(name.removeprefix("ext_"))
+    (cfg,) = get_arch_pretrained_cfgs(name).values()
+    assert cfg.architecture == name
+    assert not cfg.has_weights
+    with pytest.raises(tbx.WeightsError, match=f"{name} has no pretrained weights"):
+        timm.create_model(name, pretrained=True)
+
+
+def test_an_architecture_of_our_own_takes_a_variant_on_top() -> None:
+    if "ext_test_cifar" not in VARIANTS:
+        tbx.register_variant("ext_test_cifar", base="ext_resnet20_cifar", edits="eca")
+    model = timm.create_model("ext_test_cifar", num_classes=3)
+    assert model.edits == ("eca",)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+    assert VARIANTS["ext_test_cifar"].family == "resnet"
 
 
 def test_a_derived_tag_names_the_bases_repo() -> None:

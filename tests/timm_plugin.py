@@ -11,7 +11,8 @@ list_models = timm.list_models
 def with_ours(filter="", module="", **kwargs):
     """`resnet` means `ext_resnet` as well."""
     modules = [module] if isinstance(module, str) else list(module)
-    return list_models(filter, [*modules, *(f"ext_{name}" for name in modules)] if any(modules) else "", **kwargs)
+    ours = [f"ext_{name}" for name in modules] + ["ext_cifar"] * ("resnet" in modules)  # its nets are timm's ResNet
+    return list_models(filter, [*modules, *ours] if any(modules) else "", **kwargs)
 
 
 timm.list_models = with_ours

@@ -17,6 +17,7 @@ from timm.models._registry import _model_pretrained_cfgs as model_pretrained_cfg
 from timm.models._registry import _model_with_tags as model_with_tags
 from timm.models.convnext import ConvNeXtBlock
 from timm.models.convnext import _init_weights as convnext_init_weights
+from timm.models.efficientnet import _gen_efficientnet as gen_efficientnet
 
 __all__ = [
     "CbamModule",
@@ -31,6 +32,7 @@ __all__ = [
     "convnext_init_weights",
     "efficientnet_init_weights",
     "feature_take_indices",
+    "gen_efficientnet",
     "model_pretrained_cfgs",
     "model_with_tags",
     "resolve_pretrained_source",

@@ -215,8 +215,8 @@ def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:
 
 
 def licences(name: str) -> dict[str, str]:
-    """Tag -> licence of its weights, as timm records it; empty for a repo or a folder."""
+    """Tag -> licence of its weights, as timm records it; empty for a Hub id, a folder and what has no weights."""
     from timm.models import get_arch_pretrained_cfgs
 
     cfgs = get_arch_pretrained_cfgs(name)
-    return {tag.partition(".")[2]: cfg.license or "not stated" for tag, cfg in cfgs.items()}
+    return {tag.partition(".")[2]: cfg.license or "not stated" for tag, cfg in cfgs.items() if cfg.has_weights}

@@ -3,7 +3,7 @@
 import functools
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import FunctionType
@@ -33,9 +33,11 @@ from .weights.limits import bounded
 from .weights.source import from_folder, pretrained_tensors, safe_source
 
 __all__ = [
+    "ARCHITECTURES",
     "BUILT_IN",
     "VARIANTS",
     "Variant",
+    "architecture",
     "build",
     "list_variants",
     "register_variant",
@@ -46,8 +48,20 @@ default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register;
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """An architecture that timm lacks: how its plain model is made, and timm's module for the family it belongs to."""
+
+    entry: Callable[..., Model]
+    family: str
+
+
+ARCHITECTURES: dict[str, Architecture] = {}
+"""The architectures of this package, by name; each is the base of its own name."""
+
+
+@dataclass(frozen=True)
 class Variant:
-    """A name, the timm architecture that it starts from and the edits that make it."""
+    """A name, the architecture that it starts from, timm's or of `ARCHITECTURES`, and the edits that make it."""
 
     name: str
     base: str
@@ -56,9 +70,21 @@ class Variant:
     def __post_init__(self) -> None:
         if not self.name.startswith("ext_") or not self.name.isidentifier():
             raise ValueError(f"a variant's name is an identifier that starts with 'ext_'; got {self.name!r}")
-        if not is_model(self.base) or "." in self.base:
+        if self.base not in ARCHITECTURES and (not is_model(self.base) or "." in self.base):
             raise ValueError(f"base {self.base!r} is no timm architecture; timm.list_models() has them all")
         parse_edits(self.edits)
+
+    @property
+    def entry(self) -> Callable[..., Model]:
+        """The function that makes the model without edits."""
+        own = ARCHITECTURES.get(self.base)
+        return own.entry if own else model_entrypoint(self.base)
+
+    @property
+    def family(self) -> str:
+        """Name of timm's module for the family: "resnet"."""
+        own = ARCHITECTURES.get(self.base)
+        return own.family if own else self.entry.__module__.rpartition(".")[2]
 
 
 VARIANTS: dict[str, Variant] = {}
@@ -75,22 +101,48 @@ def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
 
     def register(fn: FunctionType) -> Callable[..., Any]:
         made = Variant(fn.__name__, base, edits)
-
-        @functools.wraps(fn)
-        def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-            return fn(pretrained, variant=made, **kwargs)
-
-        sys.modules[fn.__module__].default_cfgs[made.name] = _derived_cfgs(made)
-        VARIANTS[made.name] = made
-        if fn.__module__.startswith(f"{__package__}.models."):
-            BUILT_IN.add(made.name)
-        vars(entry)["base"] = base  # says whose arguments the config of a saved variant may have
-        register_model(entry)
-        # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
-        model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
-        return entry
+        return _registered(fn, made, _derived_cfgs(made))
 
     return register
+
+
+def architecture(
+    make: Callable[..., Model], family: str, config: Mapping[str, Any], **kwargs: Any
+) -> Callable[[Any], Callable[..., Any]]:
+    """Register an entry function, under its own name, as an architecture that timm lacks; there are no weights for it.
+
+    Args:
+        make: Makes the plain model by timm's builder; takes the name first, then arguments as timm's entry functions.
+        family: timm's module for the family: "resnet".
+        config: Fields of the pretrained config.
+        kwargs: Arguments of `make` that make this architecture.
+    """
+
+    def register(fn: FunctionType) -> Callable[..., Any]:
+        name = fn.__name__
+        ARCHITECTURES[name] = Architecture(functools.partial(make, name, **kwargs), family)
+        cfgs = DefaultCfg(tags=deque([""]), cfgs={"": PretrainedCfg(**config)})
+        return _registered(fn, Variant(name, name), cfgs)
+
+    return register
+
+
+def _registered(fn: FunctionType, made: Variant, cfgs: DefaultCfg) -> Callable[..., Any]:
+    """The entry function that timm gets; it tells `build` which variant it builds."""
+
+    @functools.wraps(fn)
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return fn(pretrained, variant=made, **kwargs)
+
+    sys.modules[fn.__module__].default_cfgs[made.name] = cfgs
+    VARIANTS[made.name] = made
+    if fn.__module__.startswith(f"{__package__}.models."):
+        BUILT_IN.add(made.name)
+    vars(entry)["base"] = made.base  # says whose arguments the config of a saved variant may have
+    register_model(entry)
+    # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
+    model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
+    return entry
 
 
 def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str | Edit] = ()) -> Variant:
@@ -198,8 +250,7 @@ def build(
         WeightsError: The weights are not those of this model, or there is no safetensors file.
         HubError: The weights cannot be fetched, or are not what the Hub recorded.
     """
-    entry = model_entrypoint(variant.base)
-    entry, kwargs, chosen = translated(entry, kwargs, (*parse_edits(variant.edits), *parse_edits(edits)))
+    entry, kwargs, chosen = translated(variant.entry, kwargs, (*parse_edits(variant.edits), *parse_edits(edits)))
     cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
     held = (cfg.get("input_size") or (3,))[0] if pretrained else None
     kwargs, chosen = channels_as_edit(kwargs, chosen, held)

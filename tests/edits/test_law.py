@@ -11,10 +11,10 @@ from timm.models import get_arch_pretrained_cfgs
 import timm_backbones_ext as tbx
 from timm_backbones_ext import layers, testing
 from timm_backbones_ext.edits import EDITS, parse_edits
-from timm_backbones_ext.registry import BUILT_IN, VARIANTS
+from timm_backbones_ext.registry import ARCHITECTURES, BUILT_IN, VARIANTS
 
-PLAIN = sorted(name for name in BUILT_IN if not VARIANTS[name].edits)
-EDITED = sorted(BUILT_IN.difference(PLAIN))
+EDITED = sorted(name for name in BUILT_IN if VARIANTS[name].edits)
+PLAIN = sorted(BUILT_IN.difference(EDITED, ARCHITECTURES))
 EXAMPLES = [item for _, cls in sorted(EDITS.items()) for item in parse_edits(cls.example)]
 CASES = [(testing.base_for(family, item), item) for item in EXAMPLES for family in item.families]
 MERGING = [(base, item) for base, item in CASES if item.merges()]

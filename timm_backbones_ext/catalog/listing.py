@@ -44,7 +44,9 @@ def family_name(base: str) -> str:
 def describe_variant(name: str) -> Listing:
     """What there is to say of one variant."""
     variant = VARIANTS[name]
-    return Listing(name, family_name(variant.base), variant.base, variant.edits, licences(name))
+    known = {family.module: family.name for family in FAMILIES.values()}
+    family = known.get(variant.family) or family_name(variant.base)
+    return Listing(name, family, variant.base, variant.edits, licences(name))
 
 
 def listings(family: str | None = None, edit: str | None = None, licence: str | None = None) -> Iterator[Listing]:

@@ -10,7 +10,7 @@ import click
 
 from ..console import is_terminal, print_json, table
 from ..names import create, known, licences, one_of
-from .options import announce, as_json, edits_option, family_option, pretrained_option
+from .options import announce, as_json, edits_option, family_option, numbers, pretrained_option
 
 if TYPE_CHECKING:
     from ..catalog.listing import Listing
@@ -113,20 +113,13 @@ def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:
     return facts["example"], facts["base"], *added, ratio, "yes" if facts["merges"] else "no"
 
 
-def _numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between them, as in 0,2,4; got {text!r}") from None
-
-
 @click.command("features")
 @click.argument("source")
 @click.option("--image", required=True, type=click.Path(exists=True, dir_okay=False), help="A photo.")
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(32, 4096), help="Side in pixels to scale to."
 )
-@click.option("--levels", callback=_numbers, help="Levels to show, as in 0,2,4; all by default.")
+@click.option("--levels", callback=numbers, help="Levels to show, as in 0,2,4; all by default.")
 @click.option("--output", type=click.Path(dir_okay=False), help=".png, .svg or .pdf; SOURCE-features.png by default.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 @edits_option

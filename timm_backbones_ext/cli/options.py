@@ -11,6 +11,7 @@ __all__ = [
     "as_json",
     "edits_option",
     "family_option",
+    "numbers",
     "pretrained_option",
     "repo_argument",
     "revision_option",
@@ -39,3 +40,11 @@ def announce(source: str) -> None:
     """Say, on standard error, that a source which is no folder is looked for on the Hub."""
     if "/" in source and not source.startswith(HUB) and saved_folder(source) is None:
         click.echo(f"no folder {source!r} is here; asking the Hub for the repo {find_source(source)}", err=True)
+
+
+def numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
+    """Callback of an option that takes numbers with commas between them."""
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between them, as in 0,2,4; got {text!r}") from None

@@ -27,8 +27,8 @@ class ResNetFamily(Family):
         return ["layer1", "layer2", "layer3", "layer4"]
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """timm's own method, which takes arguments."""
-        ResNet.init_weights(model, *args, **kwargs)
+        """The class's own method, which takes arguments."""
+        type(model).init_weights(model, *args, **kwargs)
 
     def slot(self, block: Any) -> Slot:
         """At the end of the residual branch, where timm's own attention is."""

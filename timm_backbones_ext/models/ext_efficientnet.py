@@ -2,15 +2,35 @@
 
 B6, B7 and V2 start from TensorFlow's weights, since timm has no others for them; their images need sides that are
 multiples of 32 pixels to give exactly what those weights gave.
+
+`ext_efficientnet` scales B0 by the compound rule of the paper's section 3.3 with any `phi`. The published B1 to B7 are
+not members of that rule: their factors are a table.
 """
 
+import math
 from typing import Any
 
 from timm.models import EfficientNet
 
-from ..registry import build, variant
+from .._timm import gen_efficientnet
+from ..registry import architecture, build, variant
 
-__all__: list[str] = []  # timm appends each entry function's name
+__all__: list[str] = ["compound"]  # timm appends each entry function's name
+
+ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
+"""Factors of depth, width and resolution per unit of phi."""
+LARGEST_PHI = 10.0
+CONFIG = {
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "crop_pct": 0.875,
+    "interpolation": "bicubic",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "num_classes": 1000,
+    "first_conv": "conv_stem",
+    "classifier": "classifier",
+}
 
 default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
 
@@ -19,6 +39,33 @@ default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
 def ext_test_efficientnet(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """An EfficientNet of 0.4M parameters, timm's own for tests; takes `edits=`."""
     return build(pretrained, **kwargs)
+
+
+def compound(phi: float) -> tuple[float, float, int]:
+    """Width factor, depth factor and resolution of the rule; the resolution is a multiple of 4, as published ones are.
+
+    Raises:
+        ValueError: `phi` is no number from 0 to 10.
+    """
+    if isinstance(phi, bool) or not isinstance(phi, (int, float)) or not 0 <= phi <= LARGEST_PHI:
+        raise ValueError(f"phi must be a number from 0 (EfficientNet-B0) to {LARGEST_PHI:g}; got {phi!r}")
+    return BETA**phi, ALPHA**phi, 4 * round(224 * GAMMA**phi / 4)
+
+
+def scaled(name: str, phi: float = 0.0, **kwargs: Any) -> EfficientNet:
+    """The net without edits, by timm's generator."""
+    width, depth, _ = compound(phi)
+    return gen_efficientnet(name, channel_multiplier=width, depth_multiplier=depth, **kwargs)
+
+
+@architecture(scaled, "efficientnet", CONFIG)
+def ext_efficientnet(pretrained: bool = False, phi: float = 0.0, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-B0 scaled by the compound rule, without weights; takes `phi=` from 0 to 10, and `edits=`."""
+    if not isinstance(kwargs.get("pretrained_cfg"), dict):  # a saved model brings its own
+        side = compound(phi)[2]
+        size = {"input_size": (3, side, side), "pool_size": (math.ceil(side / 32),) * 2}
+        kwargs["pretrained_cfg_overlay"] = {**size, **(kwargs.get("pretrained_cfg_overlay") or {})}
+    return build(pretrained, phi=phi, **kwargs)
 
 
 @variant("efficientnet_b0")

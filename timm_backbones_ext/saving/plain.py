@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from .._types import Model
 from ..edits import parse_edits
+from ..registry import ARCHITECTURES
 from .identity import Identity
 
 __all__ = ["as_plain_timm", "tensors", "whole"]
@@ -41,7 +42,7 @@ def as_plain_timm(found: Identity) -> Identity:
     """The model as stock timm makes it, for people without this package.
 
     Raises:
-        ValueError: It has edits that are not merged; channels of images are an argument of timm's, too.
+        ValueError: It has edits that are not merged, other than `in_chans`, or timm lacks its architecture.
     """
     if edits := [edit for edit in parse_edits(found.edits) if edit.name != "in_chans"]:
         mergeable = [str(edit) for edit in edits if edit.merges()]
@@ -50,6 +51,8 @@ def as_plain_timm(found: Identity) -> Identity:
             f"plain timm has no edits, and this model has {', '.join(map(str, edits))}{hint}. "
             "Without the conversion to plain timm it can be saved and pushed as it is"
         )
+    if found.base in ARCHITECTURES:
+        raise ValueError(f"timm has no architecture {found.base!r}; save and push it as it is")
     return replace(found, model=_twin(found, found.base), architecture=found.base)
 
 

@@ -24,7 +24,7 @@ def allowed_arguments(architecture: str) -> set[str]:
     entry = model_entrypoint(architecture)
     base = vars(entry).get("base")  # a variant of this package takes the arguments of its base
     entry = model_entrypoint(base) if base else entry
-    names = {name for item in _takers(entry.__module__) for name in _names(item)}
+    names = {name for item in (entry, *_takers(entry.__module__)) for name in _names(item)}
     return (names | OF_NORMS | ({"edits", "norm_layer"} if base else set())) - OF_THE_BUILDER
 
 
@@ -43,7 +43,7 @@ def _names(item: object) -> set[str]:
         return {field.name for field in fields(item)}
     classes = inspect.getmro(item) if inspect.isclass(item) else (item,)
     found: set[str] = set()
-    for part in classes:
+    for part in classes:  # of an entry function, the one that it wraps
         call = vars(part).get("__init__") if inspect.isclass(part) else part
         if inspect.isfunction(call):
             kinds = inspect.signature(call).parameters.values()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..digits import Digits, digits
+
 __all__ = ["write_digits"]
 
 DIGITS_PER_SCENE = 1, 5
@@ -50,30 +52,18 @@ def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: i
             if held == about:
                 continue
             if held is None or held.get("description") != about["description"]:
-                raise FileExistsError(f"{file} is not of digits: other data is there; choose another folder")
-        _write_split(root, split, _digits()[number], np.random.default_rng((seed, number)), about)
+                raise FileExistsError(f"{file} is not of digits; choose another folder")
+        _write_split(root, split, digits()[number], np.random.default_rng((seed, number)), about)
     return root
 
 
-def _digits() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Images from 0 to 1 and labels, for training and for validation."""
-    try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise ImportError('the digits need scikit-learn: pip install "timm-backbones-ext[detection]"') from error
-    data = load_digits()
-    parts = train_test_split(data.images / 16, data.target, test_size=0.25, random_state=0, stratify=data.target)
-    return (parts[0], parts[2]), (parts[1], parts[3])
-
-
-def _write_split(root: Path, split: str, digits: Any, random: np.random.Generator, about: dict[str, Any]) -> None:
+def _write_split(root: Path, split: str, data: Digits, random: np.random.Generator, about: dict[str, Any]) -> None:
     shutil.rmtree(root / split, ignore_errors=True)
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
     for number in range(about["count"]):
-        scene, found = _scene(digits, about["side"], random)
+        scene, found = _scene(data, about["side"], random)
         name = f"{number:05d}.png"
         Image.fromarray(scene).save(root / split / name)
         images.append({"id": number, "file_name": name, "width": about["side"], "height": about["side"]})
@@ -87,21 +77,23 @@ def _write_split(root: Path, split: str, digits: Any, random: np.random.Generato
     draft.replace(root / "annotations" / f"instances_{split}.json")  # last: it says that the images are there
 
 
-def _scene(digits: Any, side: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Any]]]:
+def _scene(data: Digits, side: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Any]]]:
     """(side, side, 3) bytes, and label and box (x, y, width, height) of each digit; boxes do not overlap."""
     paper = random.uniform(0.0, 0.3) + random.normal(0.0, 0.08, (side, side))
     ink = np.zeros((side, side))
     taken: list[tuple[int, tuple[int, int, int, int]]] = []
     for _ in range(random.integers(DIGITS_PER_SCENE[0], DIGITS_PER_SCENE[1], endpoint=True)):
-        pick, size = random.integers(len(digits[0])), int(random.integers(*SIDES, endpoint=True))
-        large = Image.fromarray((digits[0][pick] * 255).astype(np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
+        pick, size = random.integers(len(data.images)), int(random.integers(*SIDES, endpoint=True))
+        large = Image.fromarray((data.images[pick] * 255).astype(np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
         digit = np.asarray(large) / 255
         rows, columns = ((digit > INK).any(axis=axis).nonzero()[0] for axis in (1, 0))
         top, left = (int(random.integers(side - size, endpoint=True)) for _ in range(2))
         box = (left + int(columns[0]), top + int(rows[0]), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
         if any(_overlap(box, other) for _, other in taken):
             continue
-        taken.append((int(digits[1][pick]), box))
+        taken.append((int(data.labels[pick]), box))
         area = ink[top : top + size, left : left + size]
         np.maximum(area, digit, out=area)
     scene = np.clip(paper * (1 - ink) + ink * random.uniform(0.6, 1.0), 0, 1)
