@@ -36,3 +36,6 @@ from .registry import Variant as Variant
 from .registry import list_variants as list_variants
 from .registry import register_variant as register_variant
 from .saving.folder import save as save
+from .weights.checkpoints import Loaded as Loaded
+from .weights.checkpoints import convert as convert
+from .weights.checkpoints import load_checkpoint as load_checkpoint

@@ -10,6 +10,7 @@ import click
 
 from ..console import print_json, table
 from ..names import create
+from .convert import load_weights, weights_option
 from .options import FAILED, as_json, edits_option, pretrained_option, revision_option, token_option
 
 if TYPE_CHECKING:
@@ -24,14 +25,22 @@ __all__ = ["COMMANDS"]
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
+@weights_option
 @edits_option
 @pretrained_option
 @as_json
-def save_command(name: str, folder: str, overwrite: bool, kind: str | None, as_json: bool, **made: Any) -> None:
+def save_command(
+    name: str, folder: str, overwrite: bool, kind: str | None, weights: str | None, as_json: bool, **made: Any
+) -> None:
     """Save model NAME to FOLDER: weights, config, fingerprint and card."""
     from ..saving.folder import save
 
-    saved = save(create(name, **made), folder, overwrite=overwrite, as_timm=kind == "timm")
+    if weights and made["pretrained"]:
+        raise click.UsageError("--weights and --pretrained exclude each other")
+    model = create(name, **made)
+    if weights:
+        load_weights(model, weights, quiet=as_json)
+    saved = save(model, folder, overwrite=overwrite, as_timm=kind == "timm")
     return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
 
 

@@ -15,6 +15,7 @@ import click
 from .._version import __version__
 from ..console import print_json, table
 from ..names import create, editable, known, licences, one_of
+from . import convert
 from .detector import train_detector
 from .hub import COMMANDS
 from .options import FAILED, USAGE, as_json, edits_option, family_option, pretrained_option
@@ -54,7 +55,7 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-for command in (*COMMANDS, train_detector):
+for command in (*COMMANDS, *convert.COMMANDS, train_detector):
     main.add_command(command)
 
 

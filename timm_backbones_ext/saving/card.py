@@ -79,6 +79,7 @@ def render_card(
         shape=", ".join(map(str, (1, *facts.input_size))),
         install=identity.architecture.startswith("ext_"),
         classes=model.num_classes,
+        notes=model.pretrained_cfg.get("notes") or (),
         metrics=metrics,
         section=section.strip(),
         hashes=hashes,
