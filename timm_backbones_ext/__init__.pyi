@@ -26,6 +26,7 @@ from .fingerprints import Fingerprint as Fingerprint
 from .fingerprints import Report as Report
 from .fingerprints import compare as compare
 from .fingerprints import fingerprint as fingerprint
+from .growth import grow as grow
 from .hub.download import pull as pull
 from .hub.download import verify as verify
 from .hub.upload import plan_push as plan_push

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import print_json
-from ..names import known
-from .options import as_json
+from ..names import create, known
+from .options import as_json, edits_option, pretrained_option
 
 if TYPE_CHECKING:
     from .._types import Model
@@ -67,4 +67,35 @@ def load_weights(model: "Model", weights: str, *, quiet: bool) -> None:
         click.echo(f"{weights}: {loaded}", err=True)
 
 
-COMMANDS: tuple[Any, ...] = (convert_command,)
+@click.command("grow")
+@click.argument("source")
+@click.argument("to")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--seed", default=0, show_default=True, help="Of the new tensors, and of which channels are copied.")
+@click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
+@weights_option
+@edits_option
+@pretrained_option
+@as_json
+def grow_command(
+    source: str, to: str, folder: str, seed: int, overwrite: bool, weights: str | None, as_json: bool, **made: Any
+) -> None:
+    """Grow SOURCE, the name of a model or a saved folder, to the larger TO; the result computes the same."""
+    from ..growth import grow
+    from ..saving.folder import save
+
+    known(to)
+    local = Path(source).is_dir()
+    model = create(f"local-dir:{source}" if local else source, **{**made, "pretrained": local or made["pretrained"]})
+    if weights:
+        load_weights(model, weights, quiet=as_json)
+    grown = grow(model, to, seed=seed)
+    saved = save(grown, folder, overwrite=overwrite)
+    old, new = (sum(p.numel() for p in item.parameters()) for item in (model, grown))
+    facts = {"folder": str(saved), "from": source, "to": to, "parameters": [old, new], "seed": seed}
+    if as_json:
+        return print_json(facts)
+    return click.echo(f"{saved}: {to} with {new / 1e6:.2f}M parameters, grown from {source} with {old / 1e6:.2f}M")
+
+
+COMMANDS: tuple[Any, ...] = (convert_command, grow_command)
