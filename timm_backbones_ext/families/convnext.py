@@ -50,7 +50,9 @@ class ConvNeXtFamily(Family):
 
     def wire(self, plan: Growth, model: Model) -> None:
         """The MLP of a block may grow, unless it has a GRN."""
-        plan.fixed["grn"] = "GRN divides by a mean over the width of its MLP, and copies of some channels change the mean"
+        plan.fixed["grn"] = (
+            "GRN divides by a mean over the width of its MLP, and copies of some channels change the mean"
+        )
         for name, block in blocks(model):
             grn = isinstance(getattr(block.mlp, "grn", None), GlobalResponseNorm)
             hidden = f"grn of {name}" if grn else f"MLP of {name}"
