@@ -90,8 +90,9 @@ class _Grower:
 
     def state(self) -> dict[str, Tensor]:
         """The state dict of the larger model."""
-        state = self.large.state_dict()
-        fresh = tuple(f"{name}." for name in self.plan.fresh)
+        state, fresh = self.large.state_dict(), tuple(f"{name}." for name in self.plan.fresh)
+        if lacking := [key for key in state if not key.startswith(fresh) and self._source(key) not in self.small]:
+            raise ValueError(f"the smaller net has no {lacking[0]}; nets of different blocks share no function")
         grown = {key: value if key.startswith(fresh) else self._grown(key, value) for key, value in state.items()}
         for key in self.plan.silent:
             grown[key] = torch.zeros_like(grown[key])
@@ -103,13 +104,14 @@ class _Grower:
                 grown[f"{norm}.weight"] = (grown[f"{norm}.running_var"] + eps).sqrt()
         return grown
 
+    def _source(self, key: str) -> str:
+        """The smaller model's name of a tensor."""
+        module = next((name for name in self.plan.renamed if key.startswith(f"{name}.")), "")
+        return self.plan.renamed[module] + key.removeprefix(module) if module else key
+
     def _grown(self, key: str, like: Tensor) -> Tensor:
         """A tensor of the smaller model in the shape of the larger one's."""
-        owner, _, leaf = key.rpartition(".")
-        source = f"{self.plan.renamed.get(owner, owner)}.{leaf}" if owner else key
-        if source not in self.small:
-            raise ValueError(f"the smaller net has no {source}; nets of different blocks share no function")
-        value, widths = self.small[source], self.plan.widths.get(owner)
+        value, widths = self.small[self._source(key)], self.plan.widths.get(key.rpartition(".")[0])
         if widths and widths.writes and value.ndim:
             value = value[self._copied(widths.writes, len(value), len(like))]
         if widths and widths.reads and value.ndim > 1:

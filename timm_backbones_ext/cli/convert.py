@@ -85,8 +85,9 @@ def grow_command(
     from ..saving.folder import save
 
     known(to)
-    local = Path(source).is_dir()
-    model = create(f"local-dir:{source}" if local else source, **{**made, "pretrained": local or made["pretrained"]})
+    if Path(source).is_dir():
+        source, made["pretrained"] = f"local-dir:{source}", True
+    model = create(source, **made)
     if weights:
         load_weights(model, weights, quiet=as_json)
     grown = grow(model, to, seed=seed)
