@@ -104,3 +104,10 @@ def test_a_target_that_lacks_an_edit_is_refused() -> None:
     state = timm.create_model("ext_resnet18_dcn").state_dict()
     with pytest.raises(tbx.WeightsError, match="torchvision has no dcn; convert a model without this edit"):
         tbx.convert(state, source="timm", target="torchvision", arch="ext_resnet18_dcn")
+
+
+@pytest.mark.parametrize("spoil", [lambda key: key.startswith("head.norm."), lambda key: key == "head.fc.bias"])
+def test_half_a_head_is_refused(spoil) -> None:
+    model = timm.create_model("convnext_atto")
+    state = {key: value + 1 for key, value in model.state_dict().items() if not spoil(key)}
+    untouched(model, state, r"the checkpoint does not fit, nothing was loaded: .* missing \(head")
