@@ -26,6 +26,7 @@ from .fingerprints import Fingerprint as Fingerprint
 from .fingerprints import Report as Report
 from .fingerprints import compare as compare
 from .fingerprints import fingerprint as fingerprint
+from .growth import grow as grow
 from .hub.download import pull as pull
 from .hub.download import verify as verify
 from .hub.locking import lock_add as lock_add
@@ -39,3 +40,6 @@ from .registry import Variant as Variant
 from .registry import list_variants as list_variants
 from .registry import register_variant as register_variant
 from .saving.folder import save as save
+from .weights.checkpoints import Loaded as Loaded
+from .weights.checkpoints import convert as convert
+from .weights.checkpoints import load_checkpoint as load_checkpoint

@@ -10,6 +10,7 @@ import click
 
 from ..console import print_json, table
 from ..names import HUB, create, find_folder, find_source, saved_folder
+from .convert import load_weights, weights_option
 from .options import (
     FAILED,
     announce,
@@ -33,18 +34,26 @@ __all__ = ["COMMANDS"]
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
+@weights_option
 @edits_option
 @pretrained_option
 @as_json
-def save_command(source: str, folder: str, overwrite: bool, kind: str | None, as_json: bool, **made: Any) -> None:
+def save_command(
+    source: str, folder: str, overwrite: bool, kind: str | None, weights: str | None, as_json: bool, **made: Any
+) -> None:
     """Save the model SOURCE to FOLDER: weights, config, fingerprint and card.
 
     SOURCE is the name of a model, a saved folder, or a repo on the Hub.
     """
     from ..saving.folder import save
 
+    if weights and made["pretrained"]:
+        raise click.UsageError("--weights and --pretrained exclude each other")
     announce(source)
-    saved = save(create(source, **made), folder, overwrite=overwrite, as_timm=kind == "timm")
+    model = create(source, **made)
+    if weights:
+        load_weights(model, weights, quiet=as_json)
+    saved = save(model, folder, overwrite=overwrite, as_timm=kind == "timm")
     return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
 
 

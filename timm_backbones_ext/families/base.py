@@ -1,13 +1,14 @@
 """The class of a family: what edits, weights, tests and tables need to know of one architecture."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
 from .._types import Model
 
-__all__ = ["Family", "Slot"]
+__all__ = ["Family", "Growth", "Slot", "Widths"]
 
 
 class Slot(NamedTuple):
@@ -17,6 +18,36 @@ class Slot(NamedTuple):
     attribute: str
     channels: int
     """Channels of the map that the gate multiplies."""
+
+
+class Widths(NamedTuple):
+    """The spaces of channels that a module reads from and writes to; empty for those that never differ."""
+
+    reads: str = ""
+    writes: str = ""
+
+
+@dataclass
+class Growth:
+    """How a smaller member of a family becomes a larger one that computes the same."""
+
+    fresh: list[str] = field(default_factory=list)
+    """Modules of the larger one that the smaller one lacks."""
+    silent: list[str] = field(default_factory=list)
+    """Tensors of fresh modules that are set to zero, so that a residual branch adds nothing."""
+    passing: list[tuple[str, str]] = field(default_factory=list)
+    """Fresh convs that pass on what they get, each with the batch norm that follows, if one does."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Modules of the larger one -> their names in the smaller one, where these differ."""
+    widths: dict[str, Widths] = field(default_factory=dict)
+    """Modules of the larger one -> their spaces."""
+    fixed: dict[str, str] = field(default_factory=dict)
+    """First part of a space's name -> why it cannot grow."""
+
+    def wire(self, prefix: str, **modules: tuple[str, str]) -> None:
+        """Say what modules of a block read and write; `se__fc` stands for `se.fc`."""
+        for name, (reads, writes) in modules.items():
+            self.widths[f"{prefix}.{name.replace('__', '.')}"] = Widths(reads, writes)
 
 
 class Family:
@@ -54,6 +85,32 @@ class Family:
 
     def canonical(self, model: Model) -> None:
         """Bring a model, in place, into the form in which fingerprints are taken; as it is by default."""
+
+    def growth(self, small: Model, large: Model) -> Growth:
+        """How `small` becomes `large`: blocks are added at the ends of stages, channels where `wire` says so.
+
+        Raises:
+            ValueError: A stage of `large` has fewer blocks, or there are fewer stages.
+        """
+        plan, stages = Growth(), self.stages(large)
+        if len(stages) != len(self.stages(small)):
+            raise ValueError(f"expected {len(self.stages(small))} stages; got {len(stages)}")
+        for stage in stages:
+            old, new = small.get_submodule(stage), large.get_submodule(stage)
+            if len(new) < len(old):
+                raise ValueError(f"{stage} has {len(old)} blocks and would have {len(new)}; a net cannot shrink")
+            for index in range(len(old), len(new)):
+                plan.fresh.append(f"{stage}.{index}")
+                plan.silent += [f"{stage}.{index}.{name}" for name in self.last(new[index])]
+        self.wire(plan, large)
+        return plan
+
+    def last(self, block: Any) -> list[str]:
+        """The tensors of a residual block that silence its branch when they are zero."""
+        raise NotImplementedError
+
+    def wire(self, plan: Growth, model: Model) -> None:
+        """Say which channels of a model may grow; none by default."""
 
     def slot(self, block: Any) -> Slot:
         """Where a channel gate goes in a block.

@@ -8,8 +8,8 @@ from torch import nn
 from .._timm import ConvNeXtBlock, GlobalResponseNorm, convnext_init_weights
 from .._types import Model
 from ..layers import ExtendedConv2d
-from .base import Family, Slot
-from .layout import register
+from .base import Family, Growth, Slot
+from .layout import blocks, register
 
 __all__ = ["ConvNeXtFamily"]
 
@@ -43,6 +43,22 @@ class ConvNeXtFamily(Family):
             conv = stage.downsample[-1] if isinstance(stage.downsample, nn.Sequential) else None
             if conv is not None and conv.kernel_size == (2, 2) and conv.stride == (1, 1):
                 stage.downsample[-1] = ExtendedConv2d.dense(conv, conv.dilation[0])
+
+    def last(self, block: Any) -> list[str]:
+        """LayerScale; the last linear layer where there is none, as in V2."""
+        return ["gamma"] if block.gamma is not None else ["mlp.fc2.weight", "mlp.fc2.bias"]
+
+    def wire(self, plan: Growth, model: Model) -> None:
+        """The MLP of a block may grow, unless it has a GRN."""
+        plan.fixed["grn"] = (
+            "GRN divides by a mean over the width of its MLP, and copies of some channels change the mean"
+        )
+        for name, block in blocks(model):
+            grn = isinstance(getattr(block.mlp, "grn", None), GlobalResponseNorm)
+            hidden = f"grn of {name}" if grn else f"MLP of {name}"
+            plan.wire(name, mlp__fc1=("", hidden), mlp__fc2=(hidden, ""))
+            if grn:
+                plan.wire(name, mlp__grn=("", hidden))
 
     def slot(self, block: Any) -> Slot:
         """After the depthwise conv."""

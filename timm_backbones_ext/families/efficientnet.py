@@ -7,8 +7,8 @@ from timm.models import EfficientNet
 from .._timm import efficientnet_init_weights
 from .._types import Model
 from ..layers.split_norm_act import split
-from .base import Family
-from .layout import register
+from .base import Family, Growth, Widths
+from .layout import blocks, register
 
 __all__ = ["EfficientNetFamily"]
 
@@ -29,6 +29,37 @@ class EfficientNetFamily(Family):
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
         """timm's function, which goes through all modules."""
         efficientnet_init_weights(model)
+
+    def last(self, block: Any) -> list[str]:
+        """The last norm."""
+        norm = next(name for name in ("bn3", "bn2", "bn1") if hasattr(block, name))
+        return [f"{norm}.weight", f"{norm}.bias"]
+
+    def wire(self, plan: Growth, model: Model) -> None:
+        """All channels may grow: those of the stem, of each stage, inside each block and of the head."""
+        stream = "stem"
+        plan.widths |= {"conv_stem": Widths("", stream), "bn1": Widths("", stream)}
+        for name, block in blocks(model):
+            stage = f"stage {name.split('.')[1]}"
+            self._wire_block(plan, name, block, stream, stage)
+            stream = stage
+        plan.widths |= {"conv_head": Widths(stream, "head"), "bn2": Widths("", "head")}
+        plan.widths[model.pretrained_cfg["classifier"]] = Widths("head", "")
+
+    def _wire_block(self, plan: Growth, name: str, block: Any, before: str, after: str) -> None:
+        inner, squeezed = f"inside {name}", f"squeezed in {name}"
+        if hasattr(block, "conv_exp"):
+            plan.wire(name, conv_exp=(before, inner), bn1=("", inner), conv_pwl=(inner, after), bn2=("", after))
+        elif hasattr(block, "conv_pwl"):
+            plan.wire(name, conv_pw=(before, inner), bn1=("", inner), conv_dw=("", inner), bn2=("", inner))
+            plan.wire(name, conv_pwl=(inner, after), bn3=("", after))
+        elif hasattr(block, "conv_pw"):
+            inner = before
+            plan.wire(name, conv_dw=("", inner), bn1=("", inner), conv_pw=(inner, after), bn2=("", after))
+        else:
+            plan.wire(name, conv=(before, after), bn1=("", after))
+        if hasattr(getattr(block, "se", None), "conv_reduce"):
+            plan.wire(name, se__conv_reduce=(inner, squeezed), se__conv_expand=(squeezed, inner))
 
     def repair(self, model: Model) -> None:
         """Take activations out of the batch norms, under the same keys: code that replaces norms keeps them then."""

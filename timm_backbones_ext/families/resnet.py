@@ -7,7 +7,7 @@ from timm.models import ResNet
 from torch import nn
 
 from .._types import Model
-from .base import Family, Slot
+from .base import Family, Growth, Slot
 from .layout import blocks, register
 
 __all__ = ["ResNetFamily"]
@@ -29,6 +29,23 @@ class ResNetFamily(Family):
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
         """The class's own method, which takes arguments."""
         type(model).init_weights(model, *args, **kwargs)
+
+    def last(self, block: Any) -> list[str]:
+        """The last norm."""
+        norm = "bn3" if hasattr(block, "bn3") else "bn2"
+        return [f"{norm}.weight", f"{norm}.bias"]
+
+    def wire(self, plan: Growth, model: Model) -> None:
+        """Channels inside a block may grow, unless its convs have groups."""
+        for name, block in blocks(model):
+            if block.conv2.groups > 1:
+                continue
+            inner, second = f"inside {name}, first", f"inside {name}, second"
+            plan.wire(name, conv1=("", inner), bn1=("", inner))
+            if hasattr(block, "conv3"):
+                plan.wire(name, conv2=(inner, second), bn2=("", second), conv3=(second, ""))
+            else:
+                plan.wire(name, conv2=(inner, ""))
 
     def slot(self, block: Any) -> Slot:
         """At the end of the residual branch, where timm's own attention is."""

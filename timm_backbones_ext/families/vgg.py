@@ -7,7 +7,7 @@ from timm.models import VGG
 from torch import nn
 
 from .._types import Model
-from .base import Family
+from .base import Family, Growth
 from .layout import register
 
 __all__ = ["VggFamily"]
@@ -27,8 +27,39 @@ class VggFamily(Family):
         """timm's own method."""
         model._initialize_weights()
 
+    def growth(self, small: Model, large: Model) -> Growth:
+        """Convs are added before the pools; each starts as the identity, which the ReLU before it makes exact.
+
+        With batch norm this holds in eval mode: in train mode a norm removes the mean and scale of each batch.
+        """
+        plan = Growth()
+        for old, new in zip(_between_pools(small), _between_pools(large), strict=True):
+            if len(new) < len(old):
+                raise ValueError(f"{len(old)} convs before a pool would become {len(new)}; a net cannot shrink")
+            for index, (conv, norm) in enumerate(new):
+                known = old[index] if index < len(old) else None
+                if known is None:
+                    plan.fresh += [name for name in (conv, norm) if name]
+                    plan.passing.append((conv, norm))
+                else:
+                    plan.renamed |= {name: name_of for name, name_of in zip((conv, norm), known, strict=True) if name}
+        return plan
+
     def convs_3x3(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
         """All convs of `features`."""
         for name, child in model.features.named_children():
             if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):
                 yield f"features.{name}", child
+
+
+def _between_pools(model: Model) -> list[list[tuple[str, str]]]:
+    """Names of convs, each with that of its norm, in the groups that pools end."""
+    groups: list[list[tuple[str, str]]] = [[]]
+    for name, child in model.features.named_children():
+        if isinstance(child, nn.Conv2d):
+            groups[-1].append((f"features.{name}", ""))
+        elif hasattr(child, "running_var"):
+            groups[-1][-1] = (groups[-1][-1][0], f"features.{name}")
+        elif isinstance(child, nn.MaxPool2d):
+            groups.append([])
+    return groups

@@ -170,6 +170,36 @@ def ext_tf_efficientnet_b5(pretrained: bool = False, **kwargs: Any) -> Efficient
     return build(pretrained, **kwargs)
 
 
+@variant("tf_efficientnet_lite0", "static_pad")
+def ext_tf_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-Lite0 with TensorFlow's weights and fixed pads; starts as tf_efficientnet_lite0."""
+    return build(pretrained, **kwargs)
+
+
+@variant("tf_efficientnet_lite1", "static_pad")
+def ext_tf_efficientnet_lite1(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-Lite1 with TensorFlow's weights and fixed pads; starts as tf_efficientnet_lite1."""
+    return build(pretrained, **kwargs)
+
+
+@variant("tf_efficientnet_lite2", "static_pad")
+def ext_tf_efficientnet_lite2(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-Lite2 with TensorFlow's weights and fixed pads; starts as tf_efficientnet_lite2."""
+    return build(pretrained, **kwargs)
+
+
+@variant("tf_efficientnet_lite3", "static_pad")
+def ext_tf_efficientnet_lite3(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-Lite3 with TensorFlow's weights and fixed pads; starts as tf_efficientnet_lite3."""
+    return build(pretrained, **kwargs)
+
+
+@variant("tf_efficientnet_lite4", "static_pad")
+def ext_tf_efficientnet_lite4(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """EfficientNet-Lite4 with TensorFlow's weights and fixed pads; starts as tf_efficientnet_lite4."""
+    return build(pretrained, **kwargs)
+
+
 @variant("efficientnet_b0", "kernel")
 def ext_efficientnet_b0_k13(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
     """EfficientNet-B0 with depthwise kernels of 13x13; starts as efficientnet_b0."""

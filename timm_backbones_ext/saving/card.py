@@ -76,6 +76,7 @@ def render_card(
         shape=", ".join(map(str, (1, *facts.input_size))),
         install=found.architecture.startswith("ext_"),
         classes=model.num_classes,
+        notes=model.pretrained_cfg.get("notes") or (),
         metrics=metrics,
         section=f"{SECTION}\n{section.strip()}\n{SECTION_END}" if section.strip() else "",
         hashes=hashes,

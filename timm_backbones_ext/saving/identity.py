@@ -13,7 +13,7 @@ from ..fingerprints import unwrap
 from ..norm_layer import is_runtime
 from ..registry import BUILT_IN, VARIANTS
 
-__all__ = ["Identity", "identify"]
+__all__ = ["Identity", "created_with", "identify"]
 
 RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits", "device", "dtype")
 """Arguments of creation that say how a model is used, not what it is; edits are saved separately."""
@@ -61,7 +61,7 @@ def identify(model: Model) -> Identity:
         tag=full.pretrained_cfg.get("tag"),
         edits=edits,
         extra=extra,
-        args=MappingProxyType({key: value for item in (*around, full) for key, value in _created_with(item).items()}),
+        args=MappingProxyType({key: value for item in (*around, full) for key, value in created_with(item).items()}),
         sharded=any(isinstance(value, DTensor) for value in full.state_dict().values()),
     )
 
@@ -76,7 +76,8 @@ def _around(model: Model, full: Model) -> list[Model]:
     return found
 
 
-def _created_with(model: Model) -> dict[str, Any]:
+def created_with(model: Model) -> dict[str, Any]:
+    """timm's arguments by which a model was created, without those that say how it is used."""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
     return {key: value for key, value in args.items() if key != "norm_layer" or not is_runtime(value)}
 
