@@ -12,8 +12,12 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.util import spec_from_loader
 
 WATCHED = "timm.models"
+PACKAGE = "timm_backbones_ext"
+WITHOUT_TIMM = ("_digest", "_version", "cli", "console", "errors", "local_hub", "names", "transport")
+"""Modules of the package that can be imported without timm."""
 
 
 def install() -> None:
@@ -52,13 +56,21 @@ def register_or_warn() -> None:
 
 
 class Watcher:
-    """Meta path finder that finds nothing itself; it adds a call to the loading of `timm.models`."""
+    """Meta path finder that finds nothing itself; it adds a call to the loading of `timm.models`.
+
+    Our own modules that need timm wait for it too. Otherwise the first of them would import timm, and the call would
+    find that module half imported.
+    """
 
     def __init__(self, call: Callable[[], object]) -> None:
         self.call = call
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         """The spec that the other finders have for `timm.models`, with a loader that makes the call after it."""
+        package, _, rest = name.partition(".")
+        if package == PACKAGE and rest and rest.partition(".")[0] not in WITHOUT_TIMM and WATCHED not in sys.modules:
+            importlib.import_module("timm")
+            return spec_from_loader(name, Imported(sys.modules[name])) if name in sys.modules else None
         if name != WATCHED:
             return None
         for finder in [finder for finder in sys.meta_path if finder is not self]:
@@ -80,3 +92,17 @@ class Watcher:
                 self.call()
 
         loader.exec_module = exec_module
+
+
+class Imported:
+    """Loader of a module that has been imported while its own import waited."""
+
+    def __init__(self, module: object) -> None:
+        self.module = module
+
+    def create_module(self, spec: object) -> object:
+        """The module that is there."""
+        return self.module
+
+    def exec_module(self, module: object) -> None:
+        """Nothing is left to do."""
