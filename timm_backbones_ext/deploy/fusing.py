@@ -1,0 +1,175 @@
+"""`fuse`: a copy of a model that computes the same in less time, in plain eager PyTorch."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .._types import Model
+from ..errors import BackboneError
+from . import onednn
+from .folding import fold
+from .graphs import Traced, trace
+from .rewriting import rewrite
+
+__all__ = ["Fused", "FusedReport", "fuse"]
+
+TOLERANCE = 1e-5
+SHARED = (
+    *("feature_info", "out_channels", "strides", "size_divisibility", "names", "num_classes", "num_features"),
+    *("in_chans", "pretrained_cfg", "default_cfg", "head_hidden_size", "output_shape"),
+)
+"""Attributes that a fused model has if the model that it was made of has them."""
+
+
+@dataclass(frozen=True)
+class FusedReport:
+    """What `fuse` did to a model, by the names of its modules."""
+
+    folded: tuple[str, ...]
+    """Norms that are now part of the conv before them."""
+    rewritten: tuple[str, ...]
+    """Convs and blocks that run by fused operators."""
+    left: dict[str, str]
+    """Modules that stay as they were, and why."""
+    error: float
+    """Largest relative difference over all maps to the model in float64, on a small image."""
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.folded)} norms folded, {len(self.rewritten)} modules rewritten, error {self.error:.1e}"]
+        return "\n".join([*lines, *(f"left: {name}: {why}" for name, why in self.left.items())])
+
+
+class Fused(nn.Module):
+    """A fused model: the same outputs in the same containers, without the model's other methods.
+
+    Attributes:
+        fused: What was done, and what stayed as it was.
+    """
+
+    def __init__(self, graph: fx.GraphModule, like: Model, out: Any, report: FusedReport) -> None:
+        super().__init__()
+        self.graph, self.fused = graph, report
+        self.keys = list(out) if isinstance(out, dict) else None
+        self.container = type(out)
+        for name in SHARED:
+            if hasattr(like, name):
+                setattr(self, name, copy.deepcopy(getattr(like, name)) if name != "output_shape" else like.output_shape)
+        super().train(False)
+
+    def forward(self, x: Tensor) -> Any:
+        """(N, C, H, W) -> what the model gives."""
+        out = self.graph(x)
+        return out if self.keys is None else self.container(zip(self.keys, out))
+
+    def train(self, mode: bool = True) -> "Fused":
+        """Raise an error for True: norms are gone."""
+        if mode:
+            raise ValueError("a fused model is for inference: train the model that it was made of, then fuse again")
+        return super().train(mode)
+
+
+def fuse(model: Model) -> Fused:
+    """A copy of a model that computes the same in less time: plain eager PyTorch, without a compiler.
+
+    Branches are merged and batch norms folded, in float64 with one rounding. For float32 on the CPU, convs, with the
+    activation and the sum that follow them, run by oneDNN's fused operators on channels-last maps, ConvNeXt blocks
+    stay channels-last and compute their MLP in chunks, and channel gates multiply the next weight. The result is
+    compared with the model on a small image before it is returned.
+
+    Args:
+        model: A timm model, a `features_only` model or a `Pyramid`, in eval mode. It is not changed.
+
+    Returns:
+        The fused copy. `fused` says what was done, and what stayed as it was. Maps may be channels-last in memory.
+
+    Raises:
+        ValueError: The model is in training mode, its tensors are not finite, on `meta` or of different dtypes, or its
+            forward cannot be followed.
+        BackboneError: The fused model computes something else.
+    """
+    weight = _checked(model)
+    x = _image(model)
+    with torch.no_grad():
+        twin = _copied(model).double()
+        out = twin(x)
+        expected = _listed(out)
+        own = _error(_listed(_copied(model)(x.to(weight.dtype))), expected)
+        traced = trace(twin)
+        folded, left = fold(traced.graph)
+        _require(_error(_listed(traced.graph(x)), expected), 1e-9, "folding")
+        traced.graph.to(weight.dtype).requires_grad_(False)
+        rewritten: list[str] = []
+        if weight.dtype is torch.float32 and weight.device.type == "cpu" and onednn.available():
+            rewritten, stay = rewrite(traced.graph, x.float())
+            left |= stay
+        error = _error(_listed(traced.graph(x.to(weight.dtype))), expected)
+        _require(error, max(TOLERANCE, 2 * own), "fusing")
+    report = _report(traced, folded, rewritten, left, error)
+    return Fused(traced.graph.to(weight.device), model, out, report)
+
+
+def _report(traced: Traced, folded: list[str], rewritten: list[str], left: dict[str, str], error: float) -> FusedReport:
+    def named(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(traced.names.get(name, name) for name in names)
+
+    stay = dict(zip(named(left), left.values(), strict=True))
+    return FusedReport(named(folded), named(rewritten), {**traced.untraced, **stay}, error)
+
+
+def _checked(model: Model) -> Tensor:
+    """A weight of the model, which can be fused as far as its state tells.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if isinstance(model, Fused):
+        raise ValueError("the model is fused already")
+    if any(module.training for module in model.modules()):
+        raise ValueError("fuse expects a model in eval mode, since norms are folded; call model.eval() first")
+    tensors = [(name, t) for name, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point()]
+    if not tensors:
+        raise ValueError(f"fuse expects a timm model with weights; got {type(model).__name__} without any")
+    if any(tensor.is_meta for _, tensor in tensors):
+        raise ValueError("fuse expects a model with data; got one on the device 'meta': load weights first")
+    if bad := [name for name, tensor in tensors if not tensor.isfinite().all()]:
+        raise ValueError(f"fuse expects finite weights; NaN or infinity in {', '.join(bad[:5])}")
+    if len(dtypes := {tensor.dtype for _, tensor in tensors}) > 1:
+        raise ValueError(f"fuse expects weights of one dtype; got {', '.join(sorted(map(str, dtypes)))}")
+    return tensors[0][1]
+
+
+def _copied(model: Model) -> Model:
+    """A copy on the CPU, in eval mode: a copied torch.fx graph comes back in training mode."""
+    return copy.deepcopy(model).to("cpu").eval()
+
+
+def _image(model: Model) -> Tensor:
+    """(1, C, 64, 96) of normal numbers in float64."""
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, first.in_channels, 64, 96, generator=generator, dtype=torch.float64)
+
+
+def _listed(out: Any) -> list[Tensor]:
+    if isinstance(out, Tensor):
+        return [out]
+    return list(out.values() if isinstance(out, dict) else out)
+
+
+def _error(got: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest difference over all maps, relative to the largest value of the map."""
+    if [tuple(g.shape) for g in got] != [tuple(e.shape) for e in expected]:
+        return float("inf")
+    return max(((g.double() - e).abs().max() / e.abs().max().clamp_min(1e-30)).item() for g, e in zip(got, expected))
+
+
+def _require(error: float, limit: float, step: str) -> None:
+    if not error <= limit:
+        raise BackboneError(
+            f"{step} changes what the model computes by {error:.1e}, relative, where {limit:.1e} was expected; "
+            "please report the model: nothing was returned, and the model is unchanged"
+        )
