@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.deploy import fused_layers, folding, onednn, rewriting
+from timm_backbones_ext.deploy import folding, fused_layers, rewriting
 from timm_backbones_ext.edits import EDITS, parse_edits
 
 FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "vgg11_bn"]
@@ -48,7 +48,7 @@ def errors(model: nn.Module, fused: nn.Module, *shape: int) -> tuple[float, floa
 def agrees(model: nn.Module, fused: nn.Module) -> bool:
     """On other images than those that `fuse` looks at: odd sides, two at a time."""
     found = [errors(model, fused, *shape) for shape in ((1, 75, 50), (2, 64, 64))]
-    return all(mine <= max(1e-5, 2 * own) for mine, own in found)
+    return all(mine <= max(1e-5, 5 * own) for mine, own in found)
 
 
 @pytest.mark.parametrize("base", FAMILIES)
@@ -106,7 +106,7 @@ def test_a_detector_takes_a_fused_backbone() -> None:
     from torchvision.models.detection import FCOS
 
     torch.manual_seed(0)
-    detector = FCOS(tbx.pyramid("ext_test_resnet", 16), num_classes=3, min_size=64, max_size=64).eval()
+    detector = FCOS(tbx.pyramid("ext_test_resnet", 64), num_classes=3, min_size=64, max_size=64).eval()
     x = [torch.rand(3, 64, 64)]
     with torch.no_grad():
         expected = detector.head(maps(detector.backbone(torch.stack(x))))
@@ -136,7 +136,7 @@ def test_other_dtypes_than_float32_are_folded_and_nothing_more(dtype: torch.dtyp
     assert not fused.fused.rewritten
 
 
-def test_a_fused_model_can_be_copied_moved_loaded_and_pickled(tmp_path) -> None:  # noqa: ANN001
+def test_a_fused_model_can_be_copied_moved_loaded_and_pickled(tmp_path) -> None:
     model = testing.trained("test_convnext", num_classes=10)
     fused, x = tbx.fuse(model), torch.randn(1, 3, 64, 64)
     expected = fused(x)
@@ -199,7 +199,7 @@ def test_a_forward_that_cannot_be_followed_is_an_error() -> None:
         (lambda m: nn.ReLU().eval(), "with weights; got ReLU"),
     ],
 )
-def test_a_model_that_cannot_be_fused_is_an_error_that_says_why(change, message: str) -> None:  # noqa: ANN001
+def test_a_model_that_cannot_be_fused_is_an_error_that_says_why(change, message: str) -> None:
     model = testing.trained("test_resnet", num_classes=10)
     changed = change(model)
     with pytest.raises(ValueError, match=message):
@@ -213,13 +213,15 @@ def test_a_fused_model_cannot_be_trained() -> None:
 
 def test_a_wrong_fold_is_an_error_and_nothing_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "_affine", lambda norm: (norm.weight.detach(), norm.bias.detach()))
-    with pytest.raises(tbx.BackboneError, match="folding changes what the model computes"):
+    with pytest.raises(tbx.BackboneError, match="changes what ResNet computes"):
         tbx.fuse(testing.trained("test_resnet", num_classes=10))
 
 
-def test_a_wrong_rewrite_is_an_error_and_nothing_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "NONE", ("relu", [], ""))
+def test_wrong_fused_operators_are_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused_layers, "NONE", ("relu", [], ""))
     monkeypatch.setattr(rewriting, "SUMS", ())
-    with pytest.raises(tbx.BackboneError, match="fusing changes what the model computes"):
-        tbx.fuse(testing.trained("test_resnet", num_classes=10))
+    model = testing.trained("test_resnet", num_classes=10)
+    fused = tbx.fuse(model)
+    assert agrees(model, fused)
+    assert not fused.fused.rewritten
+    assert "fused operators are left out" in str(fused.fused)

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame, pad_same
+from timm.layers import Conv2dSame, Mlp, pad_same
 from torch import Tensor, nn
 
 from ..layers import ExtendedConv2d
 from . import onednn
+from .folding import is_plain_conv
 from .onednn import NONE, Activation
 
 __all__ = ["FusedConv2d", "FusedConvNeXtBlock", "GatedConv2d"]
@@ -43,7 +44,7 @@ class Packed(nn.Module):
         self.packed = None
         return super()._apply(fn, recurse)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
+    def _load_from_state_dict(self, *args: Any) -> None:  # ty: ignore[incompatible-method-override]
         self.packed = None
         super()._load_from_state_dict(*args)
 
@@ -84,7 +85,7 @@ class FusedConv2d(Packed):
     def padded(self, x: Tensor) -> Tensor:
         """The input with the padding that is not the same on all sides."""
         if self.same:
-            return pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)  # ty: ignore[invalid-argument-type]
+            return pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)
         return x if self.margin is None else F.pad(x, self.margin)
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -193,8 +194,8 @@ def _not_fusable(block: Any) -> str:
     """Why a ConvNeXt block stays as it is."""
     if block.use_conv_mlp:
         return "its MLP is made of convs"
-    if not isinstance(block.mlp.norm, nn.Identity):
-        return f"there is a {type(block.mlp.norm).__name__} inside its MLP"
+    if type(block.mlp) is not Mlp or not isinstance(block.mlp.norm, nn.Identity):
+        return f"its MLP is a {type(block.mlp).__name__}"
     if not isinstance(block.norm, nn.LayerNorm) or getattr(block.norm, "_fast_norm", False):
         return f"its norm is a {type(block.norm).__name__}"
     if onednn.activation_of(block.mlp.act) is None:
@@ -204,8 +205,6 @@ def _not_fusable(block: Any) -> str:
 
 def _fused(conv: Any) -> Any:
     """The depthwise conv in fused form; one that is extended stays."""
-    from .folding import is_plain_conv
-
     return FusedConv2d(conv) if is_plain_conv(conv) else conv
 
 
@@ -214,7 +213,10 @@ def _folded_mlp(block: Any) -> tuple[nn.Linear, nn.Linear]:
     first, last = copy.deepcopy(block.mlp.fc1), copy.deepcopy(block.mlp.fc2)
     like, double = first.weight, torch.float64
     w1, w2 = (layer.weight.detach().to(double) for layer in (first, last))
-    b1, b2 = (layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach() for layer in (first, last))
+    b1, b2 = (
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+        for layer in (first, last)
+    )
     b1, b2 = b1.to(double), b2.to(double)
     if block.norm.weight is not None:
         b1 = b1 + w1 @ block.norm.bias.detach().to(double)

@@ -13,7 +13,7 @@ from .._types import Model
 from ..detection import Pyramid
 from ..edits import merge, parse_edits
 from ..families import FAMILIES
-from ..features import FeatureWrapper, wrap
+from ..features import FeatureDict, FeatureWrapper, wrap
 from ..layers import ExtendedConv2d
 
 __all__ = ["Traced", "trace"]
@@ -89,7 +89,10 @@ def _plain(model: Model) -> Model:
         plain._modules = {**model._modules, "body": _plain(model.body)}
         return plain
     if isinstance(model, FeatureWrapper) and not getattr(model, "norm", False):
-        return wrap(_merged(model.full_model()), "list", model.feature_info.out_indices)
+        indices, features = model.feature_info.out_indices, getattr(model, "features", model)
+        if isinstance(features, FeatureDict) or getattr(features, "return_dict", False):
+            indices = tuple(dict.fromkeys(indices))  # a dict has each map once
+        return wrap(_merged(model.full_model()), "list", indices)
     return _merged(model)
 
 
@@ -110,6 +113,12 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.untraced: dict[str, str] = {}
+        self.parameters_seen: dict[str, Any] = {}
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A parameter that a forward uses, as a node; the tracer's own cache of them is kept in sight."""
+        self.parameters_seen = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         activation = type(m).__module__.startswith("timm.layers.activations")
@@ -117,7 +126,7 @@ class _Tracer(fx.Tracer):
         return whole or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        mark = next(iter(reversed(self.graph.nodes)))
+        mark, depth = next(iter(reversed(self.graph.nodes))), len(self.module_stack)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:  # whatever a strange forward raises when it meets a proxy
@@ -126,6 +135,8 @@ class _Tracer(fx.Tracer):
                 raise
             while (last := next(iter(reversed(self.graph.nodes)))) is not mark:
                 self.graph.erase_node(last)
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+            self.parameters_seen.clear()  # erased nodes may be among them
             self.untraced[name] = str(error).partition("\n")[0]
             return self.create_proxy("call_module", name, args, kwargs)
-

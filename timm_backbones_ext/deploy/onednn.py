@@ -10,7 +10,17 @@ import torch
 from timm.layers import activations
 from torch import Tensor, nn
 
-__all__ = ["Activation", "activation_of", "available", "conv", "conv_sum", "linear", "linear_sum", "pack", "pack_linear"]
+__all__ = [
+    "Activation",
+    "activation_of",
+    "available",
+    "conv",
+    "conv_sum",
+    "linear",
+    "linear_sum",
+    "pack",
+    "pack_linear",
+]
 
 Activation = tuple[str, list[float], str]
 """Name, parameters and algorithm of an activation, in the operators' words."""

@@ -54,10 +54,11 @@ def _fuse_conv(graph: fx.GraphModule, node: fx.Node, conv: nn.Module) -> None:
     """Replace a conv, the activation after it, the sum after it and the gate before it."""
     fused = FusedConv2d(conv)
     layer: nn.Module = fused
-    gate = called(graph, node.args[0]) if sole_user(node.args[0]) is node else None
+    before: Any = node.args[0]
+    gate = called(graph, before) if sole_user(before) is node else None
     if isinstance(gate, SEModule | SqueezeExcite) and _is_pointwise(fused) and _is_simple(gate):
         layer = GatedConv2d(gate, fused)
-        replace_input(node, node.args[0])
+        replace_input(node, before)
     elif (user := _activation_after(graph, node)) is not None:
         fused.after(called(graph, user))
         replace(user, node)
