@@ -90,6 +90,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/edits.py
 	$(BIN)/python benchmarks/detection.py
 	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/deploy.py
 
 check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does
 

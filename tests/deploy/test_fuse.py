@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.deploy import folding, fused_layers, rewriting
+from timm_backbones_ext.deploy import folding, fused_layers, rewriting, winograd
 from timm_backbones_ext.edits import EDITS, parse_edits
 
 FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "vgg11_bn"]
@@ -122,6 +122,13 @@ def test_a_stock_timm_feature_model_can_be_fused() -> None:
     assert agrees(model, tbx.fuse(model))
 
 
+@pytest.mark.parametrize("base", ["test_resnet", "resnet18", "efficientnet_b0"])
+def test_sums_and_activations_run_inside_convs(base: str) -> None:
+    graph = tbx.fuse(timm.create_model(base, num_classes=10).eval()).graph
+    called = [str(graph.get_submodule(n.target)) if n.op == "call_module" else str(n.target) for n in graph.graph.nodes]
+    assert not [name for name in called if name.startswith(("ReLU", "SiLU", "<built-in function"))]
+
+
 def test_modules_behind_the_last_map_are_gone() -> None:
     model = tbx.wrap(testing.trained("test_resnet", num_classes=0), "getter", (0, 1)).eval()
     assert not [name for name, _ in tbx.fuse(model).named_modules() if "layer3" in name or "layer4" in name]
@@ -224,4 +231,35 @@ def test_wrong_fused_operators_are_left_out_with_a_word(monkeypatch: pytest.Monk
     fused = tbx.fuse(model)
     assert agrees(model, fused)
     assert not fused.fused.rewritten
-    assert "fused operators are left out" in str(fused.fused)
+    assert "left: oneDNN's fused operators: changes what the model computes by" in str(fused.fused)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (13, 9), (3, 50)])
+@pytest.mark.parametrize("act", [None, nn.ReLU(), nn.SiLU()], ids=str)
+def test_winograds_way_gives_the_same_maps(tile: int, height: int, width: int, act: nn.Module | None) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(32, 48, 3, padding=1).requires_grad_(False)
+    layer = winograd.WinogradConv2d(fused_layers.FusedConv2d(conv, act), tile)
+    layer.always = True
+    x, other = (
+        torch.randn(1, width_, height, width).contiguous(memory_format=torch.channels_last) for width_ in (32, 48)
+    )
+    for added in (None, other):
+        exact = conv.double()(x.double()) if added is None else conv.double()(x.double()) + added
+        exact = exact if act is None else act(exact)
+        conv.float()
+        sums = added is None or not isinstance(act, nn.SiLU)  # oneDNN's sum takes a ReLU after it, or nothing
+        got = layer(x, added) if sums else layer.tiled(x, added)
+        assert testing.largest([got.double()], [exact]) <= 5e-6
+
+
+def test_winograds_way_is_measured_once_for_sizes_of_an_order() -> None:
+    model = testing.trained("test_resnet", num_classes=10)
+    fused = tbx.fuse(model)
+    convs = [module for module in fused.modules() if isinstance(module, winograd.WinogradConv2d)]
+    assert convs
+    for side in (64, 160, 64, 160):
+        fused(torch.randn(1, 3, side, side))
+    assert all(len(conv.faster) == 2 for conv in convs)
+    assert not [m for m in tbx.fuse(model, winograd=False).modules() if isinstance(m, winograd.WinogradConv2d)]

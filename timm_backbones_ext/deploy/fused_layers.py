@@ -14,19 +14,19 @@ from . import onednn
 from .folding import is_plain_conv
 from .onednn import NONE, Activation
 
-__all__ = ["FusedConv2d", "FusedConvNeXtBlock", "GatedConv2d"]
+__all__ = ["FusedConv2d", "FusedConvNeXtBlock", "GatedConv2d", "Packed"]
 
 CHUNK = 2**20
 """Bytes of the hidden layer of an MLP that are computed at a time: about the size of a core's second cache."""
 
 
 class Packed(nn.Module):
-    """A layer whose weights are packed when they are first used; copies, moves and loads pack them anew."""
+    """A layer whose weights are packed for the first map that comes; copies, moves and loads pack them anew."""
 
     packed: Any = None
 
-    def pack(self) -> Any:
-        """The packed weights."""
+    def pack(self, x: Tensor) -> Any:
+        """The packed weights, best for maps like `x`, right for all."""
         raise NotImplementedError
 
     def ready(self, x: Tensor) -> bool:
@@ -34,7 +34,7 @@ class Packed(nn.Module):
         if x.dtype is not torch.float32 or x.device.type != "cpu" or x.requires_grad:
             return False
         if self.packed is None:
-            self.packed = self.pack()
+            self.packed = self.pack(x)
         return True
 
     def __getstate__(self) -> dict[str, Any]:
@@ -74,9 +74,9 @@ class FusedConv2d(Packed):
         self.activation: Activation = found
         self.act = activation
 
-    def pack(self) -> Tensor:
+    def pack(self, x: Tensor) -> Any:
         """The weight, packed."""
-        return onednn.pack(self.weight.detach(), *self.shape())
+        return onednn.pack(self.weight.detach(), *self.shape(), list(x.shape))
 
     def shape(self) -> tuple[Any, ...]:
         """Padding, stride, dilation and groups."""
@@ -118,7 +118,7 @@ def _padding(conv: Any) -> tuple[int, int]:
 class GatedConv2d(nn.Module):
     """(N, C, H, W) -> conv(gate(x) * x) + other of a squeeze-and-excitation before a 1x1 conv.
 
-    With one image, the gate multiplies the weight, which is much smaller than the map.
+    With one image, the gate multiplies the smaller of weight and map.
     """
 
     def __init__(self, gate: Any, conv: FusedConv2d) -> None:
@@ -131,6 +131,8 @@ class GatedConv2d(nn.Module):
             return self.conv(self.gate(x), other)
         rows = x.permute(0, 2, 3, 1).flatten(0, 2)
         gate = self.gated(rows)
+        if len(rows) < len(self.conv.weight):
+            return self.conv(x * gate[:, :, None, None], other)
         weight = (self.conv.weight.flatten(1) * gate).t()
         y = torch.mm(rows, weight) if self.conv.bias is None else torch.addmm(self.conv.bias, rows, weight)
         y = y.reshape(1, *x.shape[2:], -1).permute(0, 3, 1, 2)
@@ -166,7 +168,7 @@ class FusedConvNeXtBlock(Packed):
         self.channels, self.eps = block.norm.normalized_shape, block.norm.eps
         self.fc1, self.fc2 = _folded_mlp(block)
 
-    def pack(self) -> tuple[Tensor, Tensor]:
+    def pack(self, x: Tensor) -> Any:
         """Both weights, packed."""
         return onednn.pack_linear(self.fc1.weight.detach()), onednn.pack_linear(self.fc2.weight.detach())
 

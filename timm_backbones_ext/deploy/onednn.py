@@ -51,9 +51,9 @@ def activation_of(module: Any) -> Activation | None:
     return _SIMPLE.get(type(module))
 
 
-def pack(weight: Tensor, padding: Any, stride: Any, dilation: Any, groups: int) -> Tensor:
-    """The weight of a conv in the layout that the operators want."""
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, None)
+def pack(weight: Tensor, padding: Any, stride: Any, dilation: Any, groups: int, size: list[int]) -> Tensor:
+    """The weight of a conv in the layout that the operators want for maps of a size."""
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, dilation, groups, size)
 
 
 def pack_linear(weight: Tensor) -> Tensor:

@@ -12,18 +12,20 @@ from .._timm import ConvNeXtBlock, SqueezeExcite
 from . import onednn
 from .folding import called, is_plain_conv, replace, sole_user
 from .fused_layers import FusedConv2d, FusedConvNeXtBlock, GatedConv2d
+from .winograd import WinogradConv2d
 
 __all__ = ["rewrite"]
 
 SUMS = (operator.add, operator.iadd, torch.add)
 
 
-def rewrite(graph: fx.GraphModule, x: Tensor) -> tuple[list[str], dict[str, str]]:
+def rewrite(graph: fx.GraphModule, x: Tensor, tile: int = 0) -> tuple[list[str], dict[str, str]]:
     """Replace convs, with what follows them, gates and ConvNeXt blocks, in place.
 
     Args:
         graph: A folded model in float32 on the CPU.
         x: An image to learn the shapes of maps from.
+        tile: Side of the tiles of Winograd's algorithm for 3x3 convs, which are then to be measured; 0 for none.
 
     Returns:
         Names of the modules that were replaced; names of those that stay, and why.
@@ -42,6 +44,9 @@ def rewrite(graph: fx.GraphModule, x: Tensor) -> tuple[list[str], dict[str, str]
             done.append(str(node.target))
         except ValueError as error:
             left[str(node.target)] = str(error)
+    for name, module in list(graph.named_modules()):
+        if tile and type(module) is FusedConv2d and WinogradConv2d.suits(module):
+            graph.set_submodule(name, WinogradConv2d(module, tile))
     _channels_last(graph)
     graph.graph.eliminate_dead_code()
     graph.graph.lint()
@@ -102,6 +107,7 @@ def _fuse_sum(graph: fx.GraphModule, node: fx.Node, fused: FusedConv2d, *, gated
         return  # the other map is changed in place and used again
     with graph.graph.inserting_before(total):
         summed = graph.graph.call_module(str(node.target), (node.args[0], other))
+    summed.meta = dict(total.meta)
     replace(total, summed)
     node.graph.erase_node(node)
     after = _activation_after(graph, summed)
