@@ -3,8 +3,8 @@
     python benchmarks/deploy.py [ROUNDS [MODEL SIDE]]
 
 Outputs are compared first. Then both models run in turn, A B A B, on the same image; the median of the ratios of the
-rounds counts, and the quartiles are its spread. Writes benchmarks/deploy.json and the table in docs/deploy.md; with a
-model and a side it measures that cell and writes nothing.
+rounds counts, and the quartiles are its spread. Writes benchmarks/deploy.json and the table in docs/deploy.md after each cell;
+with a model and a side it measures that cell again.
 """
 
 import json
@@ -26,11 +26,12 @@ from timm_backbones_ext import testing
 TARGETS = {
     "resnet34": {224: 1.4, 640: 1.65},
     "resnet50": {224: 1.35, 640: 1.3},
-    "vgg16": {224: 2.5, 640: None},
+    "vgg16": {224: 2.5},
     "convnext_tiny": {224: 1.08, 640: 1.15},
     "efficientnet_b0": {224: 1.4, 640: 1.6},
 }
 PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
+RESULT = Path(__file__).with_suffix(".json")
 BEGIN, END = "<!-- table: benchmarks/deploy.py -->", "<!-- end of table -->"
 
 
@@ -61,6 +62,8 @@ def measured(name: str, side: int, rounds: int) -> dict:
     pairs = [(seconds(eager, x), seconds(fused, x)) for _ in range(rounds + 1)][1:]
     low, ratio, high = statistics.quantiles([a / b for a, b in pairs], n=4)
     return {
+        "rounds": rounds,
+        "load": round(os.getloadavg()[0], 1),
         "error": float(f"{error:.1e}"),
         "eager_ms": round(1e3 * statistics.median(a for a, _ in pairs), 1),
         "fused_ms": round(1e3 * statistics.median(b for _, b in pairs), 1),
@@ -83,12 +86,11 @@ def table(result: dict) -> str:
     """The cells as Markdown."""
     machine, versions = result["machine"], result["versions"]
     lines = [
-        f"{machine['processor']}, one thread of {machine['cores']}, load {machine['load'][0]} before and "
-        f"{machine['load'][1]} after; torch {versions['torch']}, timm {versions['timm']}; "
-        f"medians of {result['rounds']} interleaved rounds.",
+        f"{machine['processor']}, one thread of {machine['cores']}; torch {versions['torch']}, "
+        f"timm {versions['timm']}; medians of interleaved rounds. Load is the number of busy processes on the machine.",
         "",
-        "| model | side | timm eager, ms | fused, ms | times faster (quartiles) | target | largest difference |",
-        "|---|---|---|---|---|---|---|",
+        "| model | side | timm eager, ms | fused, ms | times faster (quartiles) | target | largest difference | rounds | load |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, facts in result["cells"].items():
         name, side = cell.split(" ")
@@ -96,35 +98,36 @@ def table(result: dict) -> str:
         faster = "no difference" if facts["no_difference"] else f"{facts['times_faster']:.2f}"
         lines.append(
             f"| {name} | {side} | {facts['eager_ms']} | {facts['fused_ms']} | {faster} ({low:.2f}-{high:.2f}) | "
-            f"{facts['target'] or '-'} | {facts['error']:.0e} |"
+            f"{facts['target']} | {facts['error']:.0e} | {facts['rounds']} | {facts['load']} |"
         )
     return "\n".join(lines)
+
+
+def write(cells: dict) -> None:
+    """Put cells into the JSON and the page; those measured before stay."""
+    known = json.loads(RESULT.read_text(encoding="utf-8"))["cells"] if RESULT.exists() else {}
+    names = [f"{model} {side}" for model, sides in TARGETS.items() for side in sides]
+    result = {
+        "cells": {name: (known | cells)[name] for name in names if name in known | cells},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "versions": {name: version(name) for name in ("torch", "timm", "timm-backbones-ext")},
+    }
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    PAGE.write_text(f"{head}{BEGIN}\n\n{table(result)}\n\n{END}{tail}", encoding="utf-8")
 
 
 def main(rounds: int = 15, name: str = "", side: int = 0) -> None:
     """Measure, print and write."""
     torch.set_num_threads(1)
-    before = round(os.getloadavg()[0], 1)
-    cells = {}
     with torch.inference_mode():
         for model, targets in TARGETS.items():
             for size in targets:
                 if name in ("", model) and side in (0, size):
-                    cells[f"{model} {size}"] = measured(model, size, rounds)
-                    print(model, size, cells[f"{model} {size}"], flush=True)
-    if name:
-        return
-    load = [before, round(os.getloadavg()[0], 1)]
-    result = {
-        "cells": cells,
-        "rounds": rounds,
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": load},
-        "versions": {name: version(name) for name in ("torch", "timm", "timm-backbones-ext")},
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    tail = rest.partition(END)[2]
-    PAGE.write_text(f"{head}{BEGIN}\n\n{table(result)}\n\n{END}{tail}", encoding="utf-8")
+                    cell = measured(model, size, rounds)
+                    print(model, size, cell, flush=True)
+                    write({f"{model} {size}": cell})
 
 
 if __name__ == "__main__":

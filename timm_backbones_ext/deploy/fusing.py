@@ -1,6 +1,7 @@
 """`fuse`: a copy of a model that computes the same in less time, in plain eager PyTorch."""
 
 import copy
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ EXACT = 1e-9
 """The same for folding in float64."""
 SHARED = (
     *("feature_info", "out_channels", "strides", "size_divisibility", "names", "num_classes", "num_features"),
-    *("in_chans", "pretrained_cfg", "default_cfg", "head_hidden_size", "output_shape"),
+    *("in_chans", "pretrained_cfg", "default_cfg", "head_hidden_size"),
 )
 """Attributes that a fused model has if the model that it was made of has them."""
 
@@ -71,7 +72,9 @@ class Fused(nn.Module):
         self.container = type(out)
         for name in SHARED:
             if hasattr(like, name):
-                setattr(self, name, copy.deepcopy(getattr(like, name)) if name != "output_shape" else like.output_shape)
+                setattr(self, name, copy.deepcopy(getattr(like, name)))
+        if hasattr(like, "output_shape"):
+            self.output_shape = functools.partial(dict, like.output_shape())
         super().train(False)
 
     def forward(self, x: Tensor) -> Any:

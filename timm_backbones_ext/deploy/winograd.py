@@ -80,7 +80,7 @@ class WinogradConv2d(FusedConv2d):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Maps."""
         if not self.ready(x) or len(x) != 1 or not x.is_contiguous(memory_format=torch.channels_last):
-            return self.unfused(x, other) if self.packed is None else self.direct(x, other)
+            return self.direct(x, other)
         order = (x.shape[2] * x.shape[3]).bit_length()
         if not self.always and order not in self.faster:
             self.faster[order] = self.measure(x, other)
