@@ -3,8 +3,8 @@
     python benchmarks/deploy.py [ROUNDS [MODEL SIDE]]
 
 Outputs are compared first. Then both models run in turn, A B A B, on the same image; the median of the ratios of the
-rounds counts, and the quartiles are its spread. Writes benchmarks/deploy.json and the table in docs/deploy.md after each cell;
-with a model and a side it measures that cell again.
+rounds counts, and the quartiles are its spread. After each cell it writes benchmarks/deploy.json and the table in
+docs/deploy.md; with a model and a side it measures that cell again.
 """
 
 import json
@@ -89,7 +89,7 @@ def table(result: dict) -> str:
         f"{machine['processor']}, one thread of {machine['cores']}; torch {versions['torch']}, "
         f"timm {versions['timm']}; medians of interleaved rounds. Load is the number of busy processes on the machine.",
         "",
-        "| model | side | timm eager, ms | fused, ms | times faster (quartiles) | target | largest difference | rounds | load |",
+        "| model | side | eager, ms | fused, ms | times faster (quartiles) | target | difference | rounds | load |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell, facts in result["cells"].items():
