@@ -92,6 +92,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python benchmarks/deploy.py
 
 check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does
 

@@ -4,6 +4,8 @@ from . import testing as testing
 from ._version import __version__ as __version__
 from .apps.detector.saved import load_detector as load_detector
 from .catalog.description import describe as describe
+from .deploy import Fused as Fused
+from .deploy import fuse as fuse
 from .detection import Pyramid as Pyramid
 from .detection import convert_groupnorm as convert_groupnorm
 from .detection import convert_sync_batchnorm as convert_sync_batchnorm

@@ -9,6 +9,7 @@ from timm.models._efficientnet_blocks import (
     DepthwiseSeparableConv,
     EdgeResidual,
     InvertedResidual,
+    SqueezeExcite,
 )
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from timm.models._features import FeatureGetterNet, feature_take_indices
@@ -29,6 +30,7 @@ __all__ = [
     "FeatureGetterNet",
     "GlobalResponseNorm",
     "InvertedResidual",
+    "SqueezeExcite",
     "convnext_init_weights",
     "efficientnet_init_weights",
     "feature_take_indices",

@@ -250,6 +250,17 @@ class ExtendedConv2d(nn.Conv2d):
         self.branches = nn.ModuleDict()
         return shift
 
+    def fuse(self) -> nn.Conv2d:
+        """This conv with its branches folded into weight and bias, in its simplest form; exact in eval mode.
+
+        `timm.utils.reparameterize_model` and the `--reparam` option of timm's scripts call it.
+        """
+        if self.branches:
+            shift = self.merge_branches()
+            bias = shift if self.bias is None else shift + self.bias.detach()
+            self.bias = nn.Parameter(bias.to(self.weight), requires_grad=self.weight.requires_grad)
+        return self.simplest()
+
     def reset_identity(self) -> None:
         """Zero all weights that are not the base's."""
         kept = self.kept
