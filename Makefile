@@ -19,7 +19,7 @@ help: ## list the targets
 	.venv-uv/bin/pip install --quiet uv
 
 $(READY): uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
-	$(UV) sync --locked --quiet
+	$(UV) sync --locked --quiet --compile-bytecode # a hundred tests start a python of their own
 	@touch $@
 
 setup: $(READY) ## make .venv with the locked versions
@@ -42,7 +42,7 @@ test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest
 	.venv-lowest/bin/python -m pytest $(EXAMPLES) -W default
 
 .venv-%/.ready: uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
-	UV_PROJECT_ENVIRONMENT=.venv-$* $(UV) sync --locked --quiet --no-default-groups --group $*
+	UV_PROJECT_ENVIRONMENT=.venv-$* $(UV) sync --locked --quiet --compile-bytecode --no-default-groups --group $*
 	@touch $@
 
 test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
