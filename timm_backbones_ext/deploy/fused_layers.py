@@ -225,7 +225,7 @@ def _folded_mlp(block: Any) -> tuple[nn.Linear, nn.Linear]:
         w1 = w1 * block.norm.weight.detach().to(double)
     if block.gamma is not None:
         gamma = block.gamma.detach().to(double)
-        w2, b2 = w2 * gamma[:, None], b2
+        w2, b2 = w2 * gamma[:, None], b2 * gamma
     for layer, weight, bias in ((first, w1, b1), (last, w2, b2)):
         layer.weight = nn.Parameter(weight.to(like), requires_grad=False)
         layer.bias = nn.Parameter(bias.to(like), requires_grad=False)
