@@ -110,13 +110,14 @@ class WinogradConv2d(FusedConv2d):
         down, across = -(-height // m), -(-width // m)
         padding = (0, 0, 1, m * across + 1 - width, 1, m * down + 1 - height)
         padded = F.pad(x.permute(0, 2, 3, 1), padding)[0]
-        out = x.new_empty(m * down, m * across, self.weight.shape[0])
+        whole = x.new_empty(1, m * down, m * across, self.weight.shape[0])
+        out = whole[0]
         step = max(1, CHUNK // (4 * (m + 2) ** 2 * across * x.shape[1]))
         for row in range(0, down, step):
             first, last = m * row, m * min(row + step, down)
             self.tiles(padded[first : last + 2], out[first:last])
             self.finish(out[first : min(last, height), :width], other, slice(first, last))
-        return out[:height, :width].permute(2, 0, 1).unsqueeze(0)
+        return whole[:, :height, :width].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
     def finish(self, out: Tensor, other: Tensor | None, rows: slice) -> None:
         """Add the bias and the other map, and apply the activation, while (rows, W, C') is in the cache."""
