@@ -16,7 +16,7 @@ from importlib.util import spec_from_loader
 
 WATCHED = "timm.models"
 PACKAGE = "timm_backbones_ext"
-WITHOUT_TIMM = ("_digest", "_version", "cli", "console", "errors", "local_hub", "names", "transport")
+WITHOUT_TIMM = ("_digest", "_types", "_version", "cli", "console", "errors", "local_hub", "names", "transport")
 """Modules of the package that can be imported without timm."""
 
 

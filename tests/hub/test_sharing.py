@@ -54,7 +54,7 @@ def test_what_is_pulled_computes_what_was_pushed(model: torch.nn.Module, repo: s
 def test_one_commit_holds_everything_and_no_pickle(model: torch.nn.Module, repo: str) -> None:
     tbx.push_to_hub(model, repo)
     assert len(HfApi().list_repo_commits(repo)) == 2  # the first one is empty
-    files = ["README.md", "SHA256SUMS", "config.json", "fingerprint.safetensors", "model.safetensors"]
+    files = [".gitattributes", "README.md", "SHA256SUMS", "config.json", "fingerprint.safetensors", "model.safetensors"]
     assert sorted(HfApi().list_repo_files(repo)) == files
 
 

@@ -7,7 +7,12 @@ import click
 
 __all__ = ["as_typed"]
 
-WORDS = {"as_timm": "--as timm", "tbx.save": "`timm-ext save`"}
+WORDS = {
+    "overwrite it": "--overwrite",
+    "force the push to replace it": "--force replaces it",
+    "as_timm": "--as timm",
+    "tbx.save": "`timm-ext save`",
+}
 """What the options' own names do not say."""
 
 
