@@ -16,8 +16,8 @@ from importlib.util import spec_from_loader
 
 WATCHED = "timm.models"
 PACKAGE = "timm_backbones_ext"
-WITHOUT_TIMM = ("_digest", "_types", "_version", "cli", "console", "errors", "local_hub", "names", "transport")
-"""Modules of the package that can be imported without timm."""
+WAITING = ("_timm", "edits", "families", "features", "layers", "models", "norm_layer", "registry", "weights")
+"""Modules of the package that the registration imports, and that import timm."""
 
 
 def install() -> None:
@@ -58,8 +58,8 @@ def register_or_warn() -> None:
 class Watcher:
     """Meta path finder that finds nothing itself; it adds a call to the loading of `timm.models`.
 
-    Our own modules that need timm wait for it too. Otherwise the first of them would import timm, and the call would
-    find that module half imported.
+    Our own modules that the call imports wait for it too. Otherwise the first of them would import timm, and the call
+    would find that module half imported.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -68,7 +68,7 @@ class Watcher:
     def find_spec(self, name: str, path: object = None, target: object = None) -> object:
         """The spec that the other finders have for `timm.models`, with a loader that makes the call after it."""
         package, _, rest = name.partition(".")
-        if package == PACKAGE and rest and rest.partition(".")[0] not in WITHOUT_TIMM and WATCHED not in sys.modules:
+        if package == PACKAGE and rest.partition(".")[0] in WAITING and WATCHED not in sys.modules:
             importlib.import_module("timm")
             return spec_from_loader(name, Imported(sys.modules[name])) if name in sys.modules else None
         if name != WATCHED:
