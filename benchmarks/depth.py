@@ -1,6 +1,6 @@
 """How deep plain and residual nets can be: the study of `timm-ext depth-study` with its defaults, on one thread.
 
-    python benchmarks/depth.py          trains, a quarter of an hour
+    python benchmarks/depth.py          trains, about half an hour
     python benchmarks/depth.py --page   writes the page anew from the JSON
 
 Writes benchmarks/depth.json, docs/depth.png and, from the JSON, docs/depth.md.
@@ -20,6 +20,31 @@ from timm_backbones_ext.console import progress
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 SEEDS = 3
+
+
+MODELS = """\
+## The models
+
+`ext_resnet20_cifar`, `32`, `44`, `56`, `110` and `1202`, and `ext_plainnet20_cifar` to `110`, are timm's ResNet with a
+stem for 32x32 images and three stages. They have no pretrained weights. Edits of ResNet, feature maps, saving and the
+Hub work as for all names.
+
+```python
+import timm
+import torch
+
+backbone = timm.create_model("ext_resnet20_cifar", edits="eca", features_only=True)
+assert backbone.feature_info.reduction() == [1, 1, 2, 4]
+assert [level.shape[1] for level in backbone(torch.randn(1, 3, 32, 32))] == [16, 16, 32, 64]
+```
+
+The study takes any of these depths:
+
+```
+timm-ext depth-study --depths 20,56 --seeds 3 --output depth-study
+```
+"""
+"""What the page says of the models; no figure in it is measured."""
 
 
 def page(result: dict[str, Any]) -> str:
@@ -51,29 +76,9 @@ gradient of a deep plain net *explodes*: it grows from {first["plainnet", min(DE
 
 ![Loss, accuracy and gradient by depth](depth.png)
 
-## The models
-
-`ext_resnet20_cifar`, `32`, `44`, `56`, `110` and `1202`, and `ext_plainnet20_cifar` to `110`, are timm's ResNet with a
-stem for 32x32 images and three stages. They have no pretrained weights. Edits of ResNet, feature maps, saving and the
-Hub work as for all names.
-
-```python
-import timm
-import torch
-
-backbone = timm.create_model("ext_resnet20_cifar", edits="eca", features_only=True)
-assert backbone.feature_info.reduction() == [1, 1, 2, 4]
-assert [level.shape[1] for level in backbone(torch.randn(1, 3, 32, 32))] == [16, 16, 32, 64]
-```
-
-The study takes any of these depths:
-
-```
-timm-ext depth-study --depths 20,56 --seeds 3 --output depth-study
-```
-
+{MODELS}
 Measured with torch {versions["torch"]} and timm {versions["timm"]} on {machine["processor"]} with
-{machine["threads"]} thread. A whole study takes about a quarter of an hour on an idle core.
+{machine["threads"]} thread, in {result["seconds"]:,} s on a machine that did other work too.
 """
     return text
 

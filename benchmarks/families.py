@@ -101,6 +101,8 @@ matrix products. Latency is the median of {result["rounds"]} forward passes of o
 with the fastest and the slowest; the nets took turns in one run. Top-1 is the published accuracy on ImageNet-1k for one
 crop of this size, trained on ImageNet-1k alone. The training recipes differ, so the column compares publications and
 not architectures: ResNet-50 alone goes from 76.1 % to 80.4 % with the recipe of <https://arxiv.org/abs/2110.00476>.
+Of the EfficientNets, ConvNeXts and Swins, only ConvNeXt-B and Swin-B were compared with their papers; check the others
+before you quote them.
 
 | family | net | pixels | parameters, M | GMACs | latency, ms | top-1, % |
 |---|---|---|---|---|---|---|

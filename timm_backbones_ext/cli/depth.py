@@ -21,7 +21,7 @@ __all__ = ["depth_study"]
 def depth_study(depths: list[int], seeds: int, epochs: int, output: str, as_json: bool) -> None:
     """Train plain and residual nets of growing depth on scikit-learn's digits.
 
-    It takes a quarter of an hour on an idle core. Writes depth.json and depth.png: train loss, accuracy and the first
+    It takes about half an hour. Writes depth.json and depth.png: train loss, accuracy and the first
     conv's gradient by depth.
     """
     from ..apps.depth_study import run_study, steps, summary
