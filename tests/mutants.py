@@ -1,9 +1,11 @@
 """How many small mistakes the tests of a part catch: a random sample of Cosmic Ray's mutants, each run in a copy.
 
-    make mutants                                     # 200 mutants of all parts; hours
+    make mutants                                     # 200 mutants of all parts; about an hour
     .venv-mutants/bin/python tests/mutants.py --sample 20 --part weights --workers 1
 
-Prints every mutant that survives, as a diff, and writes .cache/mutants.json.
+One run with coverage finds which tests run which line. A mutant meets those of its lines, the quickest first; one that
+is run at import, or in other processes alone, meets all tests of its part. Prints every mutant that survives, as a diff,
+and writes .cache/mutants.json.
 """
 
 import argparse
@@ -11,24 +13,29 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from cosmic_ray.commands import init as find_mutants
 from cosmic_ray.mutating import mutate_and_test
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import MutationSpec
+from coverage import CoverageData
 
 ROOT = Path(__file__).parent.parent
+CACHE = ROOT / ".cache" / "mutants"
 PACKAGE = "timm_backbones_ext"
 PARTS = {
     "edits": (("edits", "families"), "tests/edits tests/weights"),
     "layers": (("layers",), "tests/layers tests/edits"),
     "weights": (("weights", "registry.py"), "tests/weights tests/test_registry.py"),
     "fingerprints": (("fingerprints.py",), "tests/test_fingerprint.py"),
-    "features": (("features.py",), "tests/layers/test_features.py"),
+    "features": (("features",), "tests/layers"),
     "transport": (("transport",), "tests/transport tests/hub"),
 }
 """By part: its modules, and the tests that are to catch mistakes in them."""
@@ -37,9 +44,20 @@ LEFT_OUT = "core/ReplaceBinaryOperator_BitOr"
 TIMEOUT = 600.0  # seconds; a mutant that takes longer is caught
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A mutant of a part, and the tests that it meets."""
+
+    part: str
+    mutant: MutationSpec
+    tests: tuple[str, ...]
+
+
 def mutants(part: str) -> list[MutationSpec]:
     """All mutants of a part."""
     files = [ROOT / PACKAGE / name for name in PARTS[part][0]]
+    if missing := [file for file in files if not file.exists()]:
+        sys.exit(f"{missing[0]} of the part {part} is not there; correct PARTS")
     modules = [path for file in files for path in ([file] if file.is_file() else sorted(file.rglob("*.py")))]
     with tempfile.TemporaryDirectory() as scratch, use_db(f"{scratch}/session.sqlite", WorkDB.Mode.create) as db:
         find_mutants([path.relative_to(ROOT) for path in modules], db, {})
@@ -47,17 +65,45 @@ def mutants(part: str) -> list[MutationSpec]:
     return [mutant for mutant in found if not mutant.operator_name.startswith(LEFT_OUT)]
 
 
-def survives(part: str, mutant: MutationSpec) -> str | None:
-    """The diff of a mutant that the tests of its part do not catch; none if they do."""
+def observe(part: str) -> None:
+    """Run the tests of a part with coverage, and keep what they ran and how long each took."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", f"--cov={PACKAGE}", "--cov-context=test", "--cov-report="]
+    command += [f"--junitxml={CACHE / part}.xml", *PARTS[part][1].split()]
+    subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "COVERAGE_FILE": str(CACHE / part)})
+
+
+def seconds(part: str) -> dict[str, float]:
+    """By test, how long it took."""
+    cases = ElementTree.parse(CACHE / f"{part}.xml").iter("testcase")  # noqa: S314  written by the run above
+    named = {f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": case for case in cases}
+    return {name: float(case.get("time", 0)) for name, case in named.items()}
+
+
+def tests_of(part: str, mutant: MutationSpec, took: dict[str, float]) -> tuple[str, ...]:
+    """The tests that run the lines of a mutant, the quickest first; all of the part if it is run at import."""
+    data = CoverageData(str(CACHE / part))
+    data.read()
+    by_line = data.contexts_by_lineno(str(ROOT / mutant.module_path))
+    lines = range(mutant.start_pos[0], mutant.end_pos[0] + 1)
+    ran = {context.partition("|")[0] for line in lines for context in by_line.get(line, ())}
+    if not ran or "" in ran:
+        return tuple(PARTS[part][1].split())
+    return tuple(sorted(ran, key=lambda test: took.get(test, 0.0)))
+
+
+def survives(trial: Trial) -> str | None:
+    """The diff of a mutant that the tests do not catch; none if they do."""
     with tempfile.TemporaryDirectory() as scratch:
-        for name in (PACKAGE, "tests", "conftest.py", "pyproject.toml"):
+        for name in (PACKAGE, "tests", "benchmarks", "conftest.py", "pyproject.toml"):
             source, copy = ROOT / name, Path(scratch, name)
             shutil.copytree(source, copy) if source.is_dir() else shutil.copyfile(source, copy)
         os.chdir(scratch)  # first on sys.path with `python -m`
-        tests = " ".join(path for path in PARTS[part][1].split() if Path(path).exists())
-        result = mutate_and_test([mutant], f"{sys.executable} -m pytest -x -q -p no:randomly {tests}", TIMEOUT)
+        Path("asked.txt").write_text("\n".join(trial.tests) + "\n", encoding="utf-8")
+        result = mutate_and_test([trial.mutant], f"{sys.executable} -m pytest -x -q @asked.txt", TIMEOUT)
         os.chdir(ROOT)
-    return None if result.is_killed else f"{mutant.module_path}, {mutant.operator_name}\n{result.diff}"
+    where = f"{trial.mutant.module_path}, {trial.mutant.operator_name}, {len(trial.tests)} tests"
+    return None if result.is_killed else f"{where}\n{result.diff}"
 
 
 def main() -> None:
@@ -67,21 +113,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", choices=PARTS, action="append", help="only these parts")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--observed", action="store_true", help="use what an earlier run with coverage found")
     asked = parser.parse_args()
-    every = [(part, mutant) for part in asked.part or PARTS for mutant in mutants(part)]
+    parts = asked.part or list(PARTS)
+    if not asked.observed:
+        for part in parts:
+            observe(part)
+    every = [(part, mutant) for part in parts for mutant in mutants(part)]
+    took = {part: seconds(part) for part in parts}
     sample = random.Random(asked.seed).sample(every, min(asked.sample, len(every)))
+    trials = [Trial(part, mutant, tests_of(part, mutant, took[part])) for part, mutant in sample]
     with ProcessPoolExecutor(asked.workers) as pool:
         survivors = []
-        for count, diff in enumerate(pool.map(survives, *zip(*sample, strict=True)), 1):
+        for count, diff in enumerate(pool.map(survives, trials), 1):
             survivors += [diff] if diff else []
-            print(
-                f"{count}/{len(sample)}, {len(survivors)} not caught", *([diff] if diff else []), sep="\n", flush=True
-            )
-    caught = len(sample) - len(survivors)
-    facts = {"mutants": len(every), "sample": len(sample), "seed": asked.seed, "caught": caught, "survivors": survivors}
-    (ROOT / ".cache").mkdir(exist_ok=True)
-    (ROOT / ".cache" / "mutants.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    print(f"{caught} of {len(sample)} caught ({caught / len(sample):.0%})")
+            news = [f"{count}/{len(trials)}, {len(survivors)} not caught", *([diff] if diff else [])]
+            print(*news, sep="\n", flush=True)
+    caught = len(trials) - len(survivors)
+    facts = {"mutants": len(every), "sample": len(trials), "seed": asked.seed, "caught": caught, "survivors": survivors}
+    CACHE.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print(f"{caught} of {len(trials)} caught ({caught / len(trials):.0%})")
 
 
 if __name__ == "__main__":
