@@ -4,8 +4,8 @@
     .venv-mutants/bin/python tests/mutants.py --sample 20 --part weights --workers 1
 
 One run with coverage finds which tests run which line. A mutant meets those of its lines, the quickest first; one that
-is run at import, or in other processes alone, meets all tests of its part. Prints every mutant that survives, as a diff,
-and writes .cache/mutants.json.
+is run at import, or in other processes alone, meets all tests of its part. Prints the diff of every mutant that
+survives, and writes .cache/mutants.json.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def observe(part: str) -> None:
 
 def seconds(part: str) -> dict[str, float]:
     """By test, how long it took."""
-    cases = ElementTree.parse(CACHE / f"{part}.xml").iter("testcase")  # noqa: S314  written by the run above
+    cases = ElementTree.parse(CACHE / f"{part}.xml").iter("testcase")
     named = {f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}": case for case in cases}
     return {name: float(case.get("time", 0)) for name, case in named.items()}
 

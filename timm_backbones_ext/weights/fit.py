@@ -16,6 +16,7 @@ from ..edits import Edit, apply_edits
 from ..edits.lineage import mismatch, same_shapes
 from ..errors import WeightsError
 from ..families import family_of
+from .empty import WithoutValues
 
 __all__ = ["Recipe", "load_pretrained"]
 
@@ -30,9 +31,10 @@ class Recipe:
 
     def __call__(self, **kwargs: Any) -> Model:
         """Make the model; `kwargs` are those of timm's entry function."""
-        model = self.entry(pretrained=False, **kwargs)
-        family_of(model).repair(model)
-        return apply_edits(model, self.edits)
+        with WithoutValues():
+            model = self.entry(pretrained=False, **kwargs)
+            family_of(model).repair(model)
+            return apply_edits(model, self.edits)
 
     def in_timms_names(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
         """The checkpoint after the base's own conversion, for weights published under other names."""
