@@ -93,6 +93,8 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/cold_start.py
 
 check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does
 

@@ -36,6 +36,7 @@ from .hub.locking import lock_check as lock_check
 from .hub.locking import lock_update as lock_update
 from .hub.upload import plan_push as plan_push
 from .hub.upload import push_to_hub as push_to_hub
+from .memory import save_memory as save_memory
 from .optim import param_groups as param_groups
 from .registry import VARIANTS as VARIANTS
 from .registry import Variant as Variant
