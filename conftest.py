@@ -21,7 +21,7 @@ os.environ.update(
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
 
-sys.path.insert(0, str(Path(__file__).with_name("tests") / "hub"))
+sys.path.insert(0, str(Path(__file__).with_name("tests") / "faults"))
 
 import pytest
 import torch

@@ -1,9 +1,9 @@
 """Do to pulls what networks, servers, disks and strangers do, and write down what happened: docs/reliability.md.
 
-Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
-but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
-page is written. For the page that is there, `--seconds` measures the time of verification again, and `--server` tries
-the attacks of tests/local_hub/attacks.py on a local Hub again.
+Every case of tests/faults/cases.py runs against a real server, with content that was uploaded by LFS and by Xet.
+Anything but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`,
+two, and no page is written. For the page that is there, `--seconds` measures the time of verification again, and
+`--server` tries the attacks of tests/faults/attacks.py on a local Hub again.
 """
 
 import os
@@ -30,8 +30,7 @@ os.environ.update(
     HF_TOKEN="local",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
 )
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "local_hub"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 import huggingface_hub
 import timm
@@ -40,8 +39,8 @@ from attacks import ATTACKS, TOKENS
 from cases import CASES, CONFIG, ERRORS, RIGHT, WEIGHTS, fresh, killed
 from faulty import FaultyHub
 from huggingface_hub import HfApi, constants
+from kills import killed_servers
 from mutations import mutations
-from test_keeping import killed_servers
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing

@@ -24,10 +24,17 @@ from .access import Tokens, User
 from .names import Refused
 from .store import Store
 
-__all__ = ["LocalHub", "main", "serve"]
+__all__ = ["LocalHub", "main", "run", "serve"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-START_SECONDS = 120
+
+
+def run(app: Any, sockets: list[socket.socket], **options: Any) -> None:
+    """Serve an ASGI application with uvicorn, until interrupted."""
+    import uvicorn
+
+    quiet: Any = {"log_level": "error", "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 1}
+    uvicorn.Server(uvicorn.Config(app, **quiet, **options)).run(sockets=sockets)
 
 
 def serve(
@@ -41,7 +48,7 @@ def serve(
     public_url: str = "",
     storage_port: int | None = None,
     announce: TextIO | None = None,
-    wrap: Callable[[Any], Any] = lambda app: app,
+    run: Callable[[Any, list[socket.socket]], None] = run,
 ) -> None:
     """Serve the Hub that is kept in a folder, until interrupted.
 
@@ -55,7 +62,7 @@ def serve(
         public_url: What clients call this server, if that is not its address: a reverse proxy or a tunnel.
         storage_port: A second port for large files (0: a free one); they come from the first one by default.
         announce: Where to write the endpoint, as one line of JSON; standard output by default.
-        wrap: ASGI middleware around the Hub.
+        run: What serves the ASGI application on the open sockets; uvicorn by default.
 
     Raises:
         ValueError: An address beyond loopback without `allow_remote` and tokens, or another server has the folder.
@@ -66,31 +73,24 @@ def serve(
     if host not in LOOPBACK and not (allow_remote and known.required):
         raise ValueError(f"{host} can be reached from other machines: that needs allow_remote=True and tokens")
     try:
-        import uvicorn
-
         from .server import Hub
     except ImportError as error:
         raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
 
-    if host not in LOOPBACK and not public_url.startswith("https:"):
-        print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
+    names = {host, "localhost", urlsplit(public_url).hostname or host}
+    if host not in LOOPBACK:
+        names |= {socket.gethostname(), socket.getfqdn()}
+        if not public_url.startswith("https:"):
+            print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
     with ExitStack() as stack:
         store = Store(root)
         stack.enter_context(_alone(store))
-        sockets = [stack.enter_context(_listening(host, port))]
-        if storage_port is not None:
-            sockets.append(stack.enter_context(_listening(host, storage_port)))
-            storage_port = sockets[1].getsockname()[1]
-        hub = Hub(store, known, public_url, storage_port)
-        names = {host, "localhost", urlsplit(public_url).hostname or host}
-        app = hub.app(names | ({socket.gethostname(), socket.getfqdn()} if host not in LOOPBACK else set()))
-        place = f"[{host}]" if ":" in host else host
-        endpoint = public_url or f"http://{place}:{sockets[0].getsockname()[1]}"
+        ports = [port] if storage_port is None else [port, storage_port]
+        sockets = [stack.enter_context(_listening(host, number)) for number in ports]
+        port, *storage = [number.getsockname()[1] for number in sockets]
+        endpoint = public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(json.dumps({"endpoint": endpoint}), file=announce or sys.stdout, flush=True)
-        config = uvicorn.Config(
-            wrap(app), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
-        )
-        uvicorn.Server(config).run(sockets=sockets)
+        run(Hub(store, known, public_url, *storage).app(names), sockets)
 
 
 @contextmanager
@@ -100,9 +100,8 @@ def _alone(store: Store) -> Generator[None]:
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
-            raise Refused(
-                409, "Conflict", f"another server has {store.root}; stop it, or take another folder"
-            ) from error
+            said = f"another server has {store.root}; stop it, or take another folder"
+            raise Refused(409, "Conflict", said) from error
         shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
         yield
 
@@ -133,16 +132,11 @@ class LocalHub:
     """What the process runs: it calls `main`."""
 
     def __init__(
-        self,
-        root: str | Path | None = None,
-        tokens: Mapping[str, User] | None = None,
-        port: int = 0,
-        **options: Any,
+        self, root: str | Path | None = None, tokens: Mapping[str, User] | None = None, port: int = 0, **options: Any
     ) -> None:
         self.scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
         self.root = Path(root) if root is not None else Path(self.scratch.name, "hub")
-        self.tokens = dict(tokens or {})
-        self.options = {"root": str(self.root), "port": port, "storage_port": 0, **options}
+        self.tokens, self.options = dict(tokens or {}), {"port": port, "storage_port": 0, **options}
 
     @property
     def home(self) -> Path:
@@ -162,38 +156,26 @@ class LocalHub:
         return Store(self.root)
 
     def __enter__(self) -> "LocalHub":
-        if self.tokens:
-            lines = [" ".join((user.name, user.role, token, *user.teams)) for token, user in self.tokens.items()]
-            file = Path(self.scratch.name, "tokens")
-            file.touch(0o600)
-            file.write_text("\n".join(lines))
-            self.options["tokens_file"] = str(file)
-        command = [sys.executable, str(self.script)]
-        self.process: Any = subprocess.Popen(
-            [*command, json.dumps(self.options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        watchdog = threading.Timer(START_SECONDS, self.process.kill)
-        watchdog.start()
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process: Any = subprocess.Popen([sys.executable, str(self.script), str(self.root)], **pipes)
+        tokens = {token: vars(user) for token, user in self.tokens.items()}
+        print(json.dumps({**self.options, "tokens": tokens}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
-        watchdog.cancel()
         if not line:
             self.__exit__()
-            raise RuntimeError(f"the local Hub did not start within {START_SECONDS} s; what it said is above")
+            raise RuntimeError("the local Hub did not start; what it said is above")
         self.endpoint = json.loads(line)["endpoint"]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        with self.process:  # which waits for its end
+            self.process.kill()  # nothing that was acknowledged is lost
         self.scratch.cleanup()
 
 
-def main(wrap: Callable[[Any], Any] = lambda app: app) -> None:
-    """Serve for a `LocalHub`, until the process that made it ends: it holds the other end of the standard input."""
+def main(run: Callable[[Any, list[socket.socket]], None] = run) -> None:
+    """Serve for a `LocalHub`, which writes the options to the standard input, until the process that made it ends."""
+    options = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    serve(**json.loads(sys.argv[1]), wrap=wrap)
+    tokens = {token: User(**about) for token, about in options.pop("tokens").items()}
+    serve(sys.argv[1], tokens=tokens, run=run, **options)

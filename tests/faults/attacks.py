@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 import lz4.frame
+from itsdangerous import URLSafeTimedSerializer
 from talking import api, ask, shard, upload, upload_link, xet, xorb
 
 from timm_backbones_ext.local_hub import LocalHub, User
@@ -126,13 +127,16 @@ def _links(hub: LocalHub) -> int:
     repo, content = repo_of(hub, "links"), b"what was said"
     sha256 = hashlib.sha256(content).hexdigest()
     link = upload_link(hub, repo, sha256, len(content), "mine")
+    guessed = URLSafeTimedSerializer(b"guessed")
+    place, _, signed = link.partition("signed=")
+    larger = guessed.dumps([sha256, 10**9, repo]).rsplit(".", 2)[0]
     forged = [
-        link.replace("size=13", "size=99999"),
-        link.replace("repo=me", "repo=other"),
+        f"{place}signed={guessed.dumps([sha256, len(content), repo], salt='PUT')}",
+        f"{place}signed={'.'.join([larger, *signed.rsplit('.', 2)[1:]])}",
+        f"{place}signed={xet(hub, repo, 'mine')[1]}",
         link.replace(sha256, NAME),
-        link.replace("sign=", "sign=9"),
-        link.partition("?")[0],
-        f"{link.partition('?')[0]}?sign=99999999999-00&size=13&repo={repo}",
+        link[:-1],
+        place,
     ]
     for url in forged:
         expect(403, ask(hub, "PUT", url, content, None))
@@ -205,9 +209,17 @@ def _bodies(hub: LocalHub) -> int:
 def _nested(hub: LocalHub) -> int:
     repo = repo_of(hub, "nested")
     deep, wide = "[" * 100_000, "b: [x, {c: d}]\n" * 4000
-    bodies = [deep.encode(), ('{"name":' * 100_000).encode(), b"\xff", b"[]", b'"x"', b"1", b'{"name": "\\ud800"}']
+    bodies = [
+        deep.encode(),
+        ('{"name":' * 100_000).encode(),
+        b"\xff",
+        b"[]",
+        b'"x"',
+        b"1",
+        b'{"files": [{"path": "\\ud800", "size": 1}]}',
+    ]
     for body in bodies:
-        expect(400, ask(hub, "POST", f"/api/models/{repo}/discussions", body, "mine"))
+        expect(400, ask(hub, "POST", f"/api/models/{repo}/preupload/main", body, "mine"))
     slowest, stop = [0.0], threading.Event()
 
     def watch() -> None:
@@ -218,16 +230,18 @@ def _nested(hub: LocalHub) -> int:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    lines = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 10)]
+    bomb = "a0: &a0 {x: 1, y: 2}\n" + "".join(lines)  # 2 * 10**9 entries, if it were built
     cards = [deep[:60_000], "{a: " * 15_000, wide * 12, "x: '" + "a" * 50_000, "- a\n- b"]
-    for text in (wide, *cards):
+    for text in (wide, bomb, *cards):
         start = time.perf_counter()
         status, _, _ = ask(hub, "POST", "/api/validate-yaml", {"content": f"---\n{text}\n---\n"}, None)
-        assert status == (200 if text == wide else 400), f"{text[:20]}: {status}"
+        assert status == (200 if text in (wide, bomb) else 400), f"{text[:20]}: {status}"
         assert time.perf_counter() - start < 3, f"{text[:20]}: {time.perf_counter() - start:.1f} s"
     stop.set()
     watcher.join()
     assert slowest[0] < 1, f"another client waited {slowest[0]:.1f} s"
-    return len(bodies) + len(cards)
+    return len(bodies) + len(cards) + 2
 
 
 @attack("Xet: shards that claim what is not there, or make much of little", "400 at once; nothing is kept")

@@ -6,9 +6,16 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from timm_backbones_ext.local_hub.local import LocalHub, main
+from timm_backbones_ext.local_hub.local import LocalHub, main, run
 
-__all__ = ["Faults", "FaultyHub"]
+__all__ = ["FaultyHub"]
+CONNECTIONS: dict[tuple[str, int], asyncio.Transport] = {}
+"""Transports by the address of the client, as ASGI names it."""
+
+
+def break_off(scope: Any) -> None:
+    """Close the connection of a request at once; an exception would be answered with status 500."""
+    CONNECTIONS[tuple(scope["client"])].abort()
 
 
 class Faults:
@@ -77,7 +84,7 @@ class Faults:
     async def hang(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """No answer for a while."""
         await asyncio.sleep(rule["seconds"])
-        send.__self__.transport.abort()
+        break_off(scope)
 
     async def lost(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The request is carried out; its answer is lost."""
@@ -86,11 +93,11 @@ class Faults:
             return None
 
         await self.app(scope, receive, nowhere)
-        send.__self__.transport.abort()
+        break_off(scope)
 
     async def reset(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The connection breaks before an answer."""
-        send.__self__.transport.abort()  # of uvicorn, which would answer an exception with status 500
+        break_off(scope)
 
     async def cut(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The connection breaks after so many bytes."""
@@ -201,5 +208,21 @@ class FaultyHub(LocalHub):
             return json.load(answer)
 
 
+def serve(app: Any, sockets: list) -> None:
+    """Serve with faults, on connections that can be broken off."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Connection(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            CONNECTIONS[transport.get_extra_info("peername")[:2]] = transport
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            CONNECTIONS.pop(self.transport.get_extra_info("peername")[:2], None)
+
+    run(Faults(app), sockets, http=Connection)
+
+
 if __name__ == "__main__":
-    main(wrap=Faults)
+    main(run=serve)
