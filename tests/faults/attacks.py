@@ -205,7 +205,10 @@ def _bodies(hub: LocalHub) -> int:
     return count + 1
 
 
-@attack("JSON and YAML that are large or nested 100,000 deep", "400; others are answered within a second meanwhile")
+@attack(
+    "JSON and YAML that are large or nested 100,000 deep",
+    "400, and cards are not read; others are answered within a second",
+)
 def _nested(hub: LocalHub) -> int:
     repo = repo_of(hub, "nested")
     deep, wide = "[" * 100_000, "b: [x, {c: d}]\n" * 4000
@@ -232,16 +235,15 @@ def _nested(hub: LocalHub) -> int:
     watcher.start()
     lines = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 10)]
     bomb = "a0: &a0 {x: 1, y: 2}\n" + "".join(lines)  # 2 * 10**9 entries, if it were built
-    cards = [deep[:60_000], "{a: " * 15_000, wide * 12, "x: '" + "a" * 50_000, "- a\n- b"]
-    for text in (wide, bomb, *cards):
+    cards = [bomb, deep[:60_000], "{a: " * 15_000, wide * 12]
+    for text in cards:
         start = time.perf_counter()
-        status, _, _ = ask(hub, "POST", "/api/validate-yaml", {"content": f"---\n{text}\n---\n"}, None)
-        assert status == (200 if text in (wide, bomb) else 400), f"{text[:20]}: {status}"
+        expect(200, ask(hub, "POST", "/api/validate-yaml", {"content": f"---\n{text}\n---\n"}, None))
         assert time.perf_counter() - start < 3, f"{text[:20]}: {time.perf_counter() - start:.1f} s"
     stop.set()
     watcher.join()
     assert slowest[0] < 1, f"another client waited {slowest[0]:.1f} s"
-    return len(bodies) + len(cards) + 2
+    return len(bodies) + len(cards)
 
 
 @attack("Xet: shards that claim what is not there, or make much of little", "400 at once; nothing is kept")

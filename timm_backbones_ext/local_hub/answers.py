@@ -5,17 +5,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-import yaml
-
 from .store import Commit, File
 
-__all__ = ["commit_entry", "iso", "model_info", "problem_of_card", "refs", "tree"]
-
-DEEPEST = 32
-"""Levels of lists and mappings in a card; real ones have five."""
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # thirty times as fast where it was built
-LONGEST = 64 << 10
-"""Letters of metadata in a card; real ones have a few thousand."""
+__all__ = ["commit_entry", "iso", "model_info", "refs", "tree"]
 
 
 def iso(seconds: float) -> str:
@@ -54,25 +46,6 @@ def refs(known: Mapping[str, str]) -> dict[str, Any]:
         kind, _, short = name.partition("/")
         found[kind].append({"name": short, "ref": f"refs/{name}", "targetCommit": oid})
     return {"branches": found["heads"], "tags": found["tags"], "converts": [], "pullRequests": found["pr"]}
-
-
-def problem_of_card(text: str) -> str:
-    """What is wrong with the metadata of a card, or nothing; it is parsed and not built, since aliases multiply."""
-    before, *rest = text.replace("\r\n", "\n").lstrip().split("---\n", 2)
-    metadata = rest[0] if not before and len(rest) == 2 else ""
-    if len(metadata) > LONGEST:
-        return f"the metadata has {len(metadata)} letters; expected at most {LONGEST}"
-    depth = 0
-    try:
-        for event in yaml.parse(metadata, LOADER):
-            if depth == 0 and isinstance(event, (yaml.ScalarEvent, yaml.SequenceStartEvent)):
-                return "expected a mapping of names and values"
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                return f"the metadata is nested deeper than {DEEPEST} levels"
-    except yaml.YAMLError as error:
-        return str(error)
-    return ""
 
 
 def model_info(repo: str, history: Sequence[Commit], files: Mapping[str, File], private: bool) -> dict[str, Any]:

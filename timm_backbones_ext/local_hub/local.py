@@ -4,20 +4,18 @@ timm-ext hub serve ROOT --port 5000
 HF_ENDPOINT=http://127.0.0.1:5000 python script.py
 """
 
-import contextlib
 import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import urlsplit
 
 from .access import Tokens, User
@@ -47,10 +45,9 @@ def serve(
     allow_remote: bool = False,
     public_url: str = "",
     storage_port: int | None = None,
-    announce: TextIO | None = None,
     run: Callable[[Any, list[socket.socket]], None] = run,
 ) -> None:
-    """Serve the Hub that is kept in a folder, until interrupted.
+    """Serve the Hub that is kept in a folder, until interrupted; the first line of output names the endpoint, as JSON.
 
     Args:
         root: The folder; made if it does not exist. One server at a time may have it.
@@ -61,7 +58,6 @@ def serve(
         allow_remote: Listen on an address that other machines reach; needs tokens.
         public_url: What clients call this server, if that is not its address: a reverse proxy or a tunnel.
         storage_port: A second port for large files (0: a free one); they come from the first one by default.
-        announce: Where to write the endpoint, as one line of JSON; standard output by default.
         run: What serves the ASGI application on the open sockets; uvicorn by default.
 
     Raises:
@@ -73,6 +69,8 @@ def serve(
     if host not in LOOPBACK and not (allow_remote and known.required):
         raise ValueError(f"{host} can be reached from other machines: that needs allow_remote=True and tokens")
     try:
+        from filelock import FileLock, Timeout
+
         from .server import Hub
     except ImportError as error:
         raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
@@ -84,26 +82,18 @@ def serve(
             print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
     with ExitStack() as stack:
         store = Store(root)
-        stack.enter_context(_alone(store))
+        try:
+            stack.enter_context(FileLock(store.root / "server.lock", timeout=0))  # which a killed process gives back
+        except Timeout as error:
+            said = f"another server has {store.root}; stop it, or take another folder"
+            raise Refused(409, "Conflict", said) from error
+        shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
         ports = [port] if storage_port is None else [port, storage_port]
         sockets = [stack.enter_context(_listening(host, number)) for number in ports]
         port, *storage = [number.getsockname()[1] for number in sockets]
         endpoint = public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        print(json.dumps({"endpoint": endpoint}), file=announce or sys.stdout, flush=True)
+        print(json.dumps({"endpoint": endpoint}), flush=True)
         run(Hub(store, known, public_url, *storage).app(names), sockets)
-
-
-@contextmanager
-def _alone(store: Store) -> Generator[None]:
-    """Hold a folder against other servers, also against those of other processes, until this one ends or is killed."""
-    with contextlib.closing(sqlite3.connect(store.root / "server.lock", timeout=0, isolation_level=None)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            said = f"another server has {store.root}; stop it, or take another folder"
-            raise Refused(409, "Conflict", said) from error
-        shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
-        yield
 
 
 def _listening(host: str, port: int) -> socket.socket:
