@@ -60,7 +60,12 @@ def _paths(hub: LocalHub) -> int:
     repo = repo_of(hub, "paths")
     paths = ["../../../etc/passwd", "..%2F..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "x%00", "..%5Cx", ".git/config"]
     for path in paths:
-        for place in (f"/{repo}/resolve/main/{path}", f"/storage/{path}", f"/xet/{path}/shards", f"/api/models/{path}"):
+        for place in (
+            f"/{repo}/resolve/main/{path}",
+            f"/storage/{path}",
+            f"/xet/{path}/v1/shards",
+            f"/api/models/{path}",
+        ):
             expect(range(400, 500), ask(hub, "GET", place, token="mine"))
         file = {"path": unquote(path), "content": "eA==", "encoding": "base64"}
         lines = [{"key": "header", "value": {"summary": "x"}}, {"key": "file", "value": file}]
@@ -191,7 +196,7 @@ def _namespaces(hub: LocalHub) -> int:
 def _bodies(hub: LocalHub) -> int:
     repo, place, count = repo_of(hub, "bodies"), urlsplit(hub.endpoint), 0
     paths = ["/api/repos/create", "/api/validate-yaml", f"/api/models/{repo}/commit/main"]
-    paths += [f"/api/models/{repo}/preupload/main", f"/api/models/{repo}/discussions", "/xet/x/shards"]
+    paths += [f"/api/models/{repo}/preupload/main", f"/api/models/{repo}/discussions", "/xet/x/v1/shards"]
     for path in paths:
         for token in ("", "mine"):
             with socket.create_connection((str(place.hostname), place.port or 0), timeout=10) as wire:

@@ -24,7 +24,9 @@ def fsck(root: str | Path) -> list[str]:
     place = "repo || ' ' || path || ' at ' || substr(oid, 1, 8)"
     query = f"SELECT sha256, size, GROUP_CONCAT({place}, ', ') FROM files GROUP BY sha256, size"
     for sha256, size, places in store.run(query):
-        if problem := _problem(store.blobs.path(sha256), sha256, size):
+        path, here = store.blobs.path(sha256), store.blobs.size(sha256)
+        problem = "missing" if here is None else f"{here} bytes instead of {size}" if here != size else ""
+        if problem := problem or ("" if sha256_of(path) == sha256 else "damaged"):
             problems.append(f"{problem}: {sha256} (needed by {places})")
     return problems
 
@@ -52,11 +54,3 @@ def _opened(root: str | Path) -> Store:
     if not (Path(root) / "hub.sqlite").is_file():
         raise Refused(404, "NotFound", f"{root} holds no local Hub")
     return Store(root)
-
-
-def _problem(path: Path, sha256: str, size: int) -> str:
-    if not path.is_file():
-        return "missing"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes instead of {size}"
-    return "" if sha256_of(path) == sha256 else "damaged"

@@ -18,7 +18,7 @@ from .access import Tokens, User
 from .names import Refused
 from .store import Store
 from .uploads import Uploads
-from .web import HANDLERS, Call, Door, route
+from .web import HANDLERS, Call, Door, entry, route
 
 __all__ = ["Hub"]
 
@@ -128,16 +128,16 @@ class Hub(Uploads):
 
     def asked_repo(self, call: Call) -> str:
         """The id of a repo that is to be made or deleted; it is in a namespace of the user's."""
-        if call.asked.get("type", str, "model") != "model":
+        if entry(call.asked, "type", str, "model") != "model":
             raise Refused(501, "NotImplemented", MODELS_ONLY)
-        repo = f"{call.asked.get('organization', str, '') or call.name}/{call.asked.get('name')}"
+        repo = f"{entry(call.asked, 'organization', str, '') or call.name}/{entry(call.asked, 'name')}"
         call.must_own(repo)
         return repo
 
     def create_repo(self, call: Call) -> Any:
         repo, asked = self.asked_repo(call), call.asked
         answer = {"url": f"{self.origin(call)}/{repo}", "name": repo, "id": repo}
-        private = asked.get("visibility", str, "") == "private" or asked.get("private", bool, False)
+        private = entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)
         try:
             self.store.create_repo(repo, private=private, author=call.name)
         except Refused as error:
@@ -155,10 +155,10 @@ class Hub(Uploads):
 
     def settings(self, call: Call) -> Any:
         asked = call.asked
-        if asked.entries.get("gated"):
+        if asked.get("gated"):
             raise Refused(501, "NotImplemented", NO_GATES)
-        visibility = asked.get("visibility", str, "private" if asked.get("private", bool, False) else "public")
-        if {"visibility", "private"} & asked.entries.keys():
+        visibility = entry(asked, "visibility", str, "private" if entry(asked, "private", bool, False) else "public")
+        if {"visibility", "private"} & asked.keys():
             self.store.set_private(call.repo, visibility == "private")
         return {}
 
@@ -219,12 +219,12 @@ class Hub(Uploads):
     # branches, tags and pull requests
 
     def create_branch(self, call: Call) -> Any:
-        start = self.store.resolve(call.repo, call.asked.get("startingPoint", str, "main"))
+        start = self.store.resolve(call.repo, entry(call.asked, "startingPoint", str, "main"))
         self.store.create_ref(call.repo, "heads", call.part("branch"), start)
         return {}
 
     def create_tag(self, call: Call) -> Any:
-        self.store.create_ref(call.repo, "tags", call.asked.get("tag"), self.revision(call))
+        self.store.create_ref(call.repo, "tags", entry(call.asked, "tag"), self.revision(call))
         return {}
 
     def delete_branch(self, call: Call) -> Any:
@@ -244,16 +244,16 @@ class Hub(Uploads):
         return pulls.details(self.store, call.repo, call.path_params["num"])
 
     def open_pull(self, call: Call) -> Any:
-        if not call.asked.get("pullRequest", bool, False):
+        if not entry(call.asked, "pullRequest", bool, False):
             raise Refused(501, "NotImplemented", NO_TALK)
-        head, title = self.store.resolve(call.repo, "main"), call.asked.get("title")
+        head, title = self.store.resolve(call.repo, "main"), entry(call.asked, "title")
         return {"num": pulls.open_pull(self.store, call.repo, title, call.name, head)}
 
     def set_status(self, call: Call) -> Any:
         """Close or reopen a pull request, for owners and for who opened it; or merge it, for owners."""
         num, action = call.path_params["num"], call.part("action")
-        status = {"merge": "merged", "status": call.asked.get("status", str, "")}.get(action)
-        if status is None or call.asked.get("comment", str, ""):
+        status = {"merge": "merged", "status": entry(call.asked, "status", str, "")}.get(action)
+        if status is None or entry(call.asked, "comment", str, ""):
             raise Refused(501, "NotImplemented", NO_TALK)
         if status not in ("merged" if action == "merge" else "open", "closed"):
             raise Refused(400, "BadRequest", f"expected the status open or closed; got {status!r}")

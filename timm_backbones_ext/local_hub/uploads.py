@@ -17,7 +17,7 @@ from . import pulls
 from .blobs import Incoming
 from .names import Refused, checked_hash, checked_path
 from .store import LFS, Draft, File, Store
-from .web import Asked, Call, chunks, in_thread, route
+from .web import Call, chunks, entry, in_thread, read, route
 from .xet import LARGEST_SHARD, LARGEST_XORB, Scratch
 
 __all__ = ["Uploads"]
@@ -47,7 +47,6 @@ class Uploads:
             Route(link, self.receive_blob, methods=["PUT"]),
             route("POST", f"{xet}/v1/xorbs/default/{{name}}", self.may_upload, self.receive_xorb, LARGEST_XORB),
             route("POST", f"{xet}/v1/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
-            route("POST", f"{xet}/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
         ]
 
     def origin(self, call: Call, port: int | None = None) -> str:
@@ -133,48 +132,47 @@ class Uploads:
     def preupload(self, call: Call) -> Any:
         """Say for each file whether it goes by LFS, and what the repo holds at its place."""
         present, modes = self.store.files(call.repo, self.store.resolve(call.repo, call.part("revision"))), []
-        for item in map(Asked, call.asked.get("files", list)):
-            path = item.get("path")
-            lfs = item.get("size", int) >= LFS_SIZE or path.rpartition(".")[2] in LFS
+        for item in entry(call.asked, "files", list):
+            path = entry(item, "path")
+            lfs = entry(item, "size", int) >= LFS_SIZE or path.rpartition(".")[2] in LFS
             oid = present[path].etag if path in present else None
             modes.append({"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid})
         return {"files": modes}
 
     def lfs_batch(self, call: Call) -> Response:
         """Links to upload what a repo lacks, for writers; or to download what it holds."""
-        upload = call.asked.get("operation", str, "") == "upload"
+        upload = entry(call.asked, "operation", str, "") == "upload"
         if upload and not (call.who and call.who.writes):
             raise Refused(403 if call.who else 401, "Unauthorized", "a token that may write is needed to upload")
         objects = []
-        for item in map(Asked, call.asked.get("objects", list)):
-            digest, size = checked_hash(item.get("oid")), item.get("size", int, 0)
-            entry, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
+        for item in entry(call.asked, "objects", list):
+            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
+            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
             if not upload and held:
-                entry["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
+                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
             elif not upload or not 0 <= size <= LARGEST_FILE:
-                entry["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
+                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
             elif not held:
-                entry["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
-            objects.append(entry)
-        answer = {"transfer": "basic", "objects": objects}
-        return JSONResponse(answer, media_type="application/vnd.git-lfs+json")
+                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
+            objects.append(answer)
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
     def commit(self, call: Call) -> Any:
         """Store the small files of a commit and make it, on its branch or as a pull request."""
         ref, proposed = self.target(call), call.query_params.get("create_pr") == "1"
-        lines = [Asked.read(line) for line in call.content.splitlines() if line.strip()]
-        values = [(line.get("key"), Asked(line.get("value", dict))) for line in lines]
-        said = next((value for key, value in values if key == "header"), Asked({}))
+        lines = [read(line) for line in call.content.splitlines() if line.strip()]
+        values = [(entry(line, "key"), entry(line, "value", dict)) for line in lines]
+        said = next((value for key, value in values if key == "header"), {})
         add = {file.path: file for file in (self.file_of(key, value) for key, value in values) if file}
-        delete = [value.get("path") for key, value in values if key in ("deletedFile", "deletedFolder")]
-        draft = Draft(said.get("summary", str, ""), said.get("description", str, ""), call.name, add, delete)
+        delete = [entry(value, "path") for key, value in values if key in ("deletedFile", "deletedFolder")]
+        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.name, add, delete)
         url, answer = f"{self.origin(call)}/{call.repo}", {}
         with self.store.database(write=True):
             if proposed:
                 head = self.store.resolve(call.repo, f"refs/{ref}")
                 num = pulls.open_pull(self.store, call.repo, draft.title, call.name, head)
                 ref, answer = f"pr/{num}", {"pullRequestUrl": f"{url}/discussions/{num}"}
-            oid = self.store.commit(call.repo, ref, draft, said.get("parentCommit", str, ""))
+            oid = self.store.commit(call.repo, ref, draft, entry(said, "parentCommit", str, ""))
         return {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", **answer}
 
     def target(self, call: Call) -> str:
@@ -188,20 +186,20 @@ class Uploads:
             call.must_own(call.repo)
         return ref
 
-    def file_of(self, key: str, value: Asked) -> File | None:
+    def file_of(self, key: str, value: Any) -> File | None:
         """The file that a line of a commit adds."""
         if key not in ("file", "lfsFile"):
             return None
-        path = checked_path(value.get("path"))
+        path = checked_path(entry(value, "path"))
         if key == "file":
-            content = value.get("content").encode()
-            if value.get("encoding", str, "utf-8") == "base64":
+            content = entry(value, "content").encode()
+            if entry(value, "encoding", str, "utf-8") == "base64":
                 try:
                     content = b64decode(content)
                 except NotBase64 as error:
                     raise Refused(400, "BadRequest", f"{path}: {error}") from error
             return File(path, self.store.blobs.put(content), len(content), git_blob_id(content), lfs=False)
-        digest = checked_hash(value.get("oid"))
-        size = value.get("size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
+        digest = checked_hash(entry(value, "oid"))
+        size = entry(value, "size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"
         return File(path, digest, size, git_blob_id(pointer.encode()), lfs=True)

@@ -19,33 +19,29 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .access import User
 from .names import Refused
 
-__all__ = ["HANDLERS", "Asked", "Call", "Door", "chunks", "in_thread", "route"]
+__all__ = ["HANDLERS", "Call", "Door", "chunks", "entry", "in_thread", "read", "route"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Asked:
-    """A JSON object that a client sent; an entry of another type than expected is Refused."""
+def read(text: bytes) -> dict[str, Any]:
+    """The JSON object that a client sent."""
+    try:
+        found = json.loads(text or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "BadRequest", f"expected a JSON object; {error}") from error
+    if not isinstance(found, dict):
+        raise Refused(400, "BadRequest", f"expected a JSON object; got {type(found).__name__}")
+    return found
 
-    def __init__(self, entries: Any) -> None:
-        if not isinstance(entries, dict):
-            raise Refused(400, "BadRequest", f"expected a JSON object; got {type(entries).__name__}")
-        self.entries = entries
 
-    @classmethod
-    def read(cls, text: bytes) -> "Asked":
-        """Read JSON."""
-        try:
-            return cls(json.loads(text or b"{}"))
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "BadRequest", f"expected a JSON object; {error}") from error
-
-    def get(self, key: str, kind: type = str, default: Any = None) -> Any:
-        """An entry of a type; required if there is no default."""
-        value = default if (value := self.entries.get(key)) is None else value
-        if type(value) is not kind:
-            raise Refused(400, "BadRequest", f"{key!r}: expected {kind.__name__}; got {type(value).__name__}")
-        return value
+def entry(found: Any, key: str, kind: type = str, default: Any = None) -> Any:
+    """An entry of an object, of a type; required if there is no default."""
+    value = found.get(key) if isinstance(found, dict) else None
+    value = default if value is None else value
+    if type(value) is not kind:
+        raise Refused(400, "BadRequest", f"{key!r}: expected {kind.__name__}; got {type(value).__name__}")
+    return value
 
 
 class Call(Request):
@@ -67,9 +63,9 @@ class Call(Request):
         return self.headers.get("authorization", "").removeprefix("Bearer ").strip()
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> dict[str, Any]:
         """The body as a JSON object."""
-        return Asked.read(self.content)
+        return read(self.content)
 
     def must_own(self, repo: str) -> None:
         """Refuse users of other namespaces."""
