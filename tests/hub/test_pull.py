@@ -54,21 +54,6 @@ def test_a_fingerprint_that_is_none_is_an_error_of_the_repo(saved: Path, tmp_pat
             tbx.pull(repo, cache_dir=tmp_path)
 
 
-def test_the_last_error_says_what_was_tried_and_what_has_arrived(
-    saved: Path, local_hub: FaultyHub, tmp_path: Path
-) -> None:
-    local_hub.faults(
-        {"kind": "cut", "where": "/storage/", "at": 500_000},
-        {"kind": "status", "where": "/storage/", "status": 503, "times": -1},
-    )
-    said = r"answered 503: .*\(tried 6 times to get model.safetensors; 4,194,304 of [\d,]+ bytes are here, and the next"
-    with pytest.raises(tbx.HubError, match=said):
-        tbx.pull(REPO, cache_dir=tmp_path)
-    local_hub.faults()
-    tbx.pull(REPO, cache_dir=tmp_path, check=False)
-    assert next(seen[2] for seen in local_hub.faults() if "/storage/" in seen[1]) == "bytes=4194304-"
-
-
 def test_create_model_reads_no_pickle_when_safetensors_fail(saved: Path, local_hub: FaultyHub, tmp_path: Path) -> None:
     HfApi().upload_file(path_or_fileobj=b"cos\nsystem\n", path_in_repo="pytorch_model.bin", repo_id=REPO)
     local_hub.faults({"kind": "status", "where": "/resolve/", "method": "GET", "status": 503, "times": -1})

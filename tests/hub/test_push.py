@@ -100,7 +100,7 @@ def test_other_dtypes_are_sent_as_they_are(dtype: torch.dtype, repo: str) -> Non
 
 def test_tied_and_channels_last_tensors_are_sent(repo: str) -> None:
     model = make().to(memory_format=torch.channels_last)
-    model.stages[0].blocks[1].mlp.fc1.weight = model.stages[0].blocks[0].mlp.fc1.weight
+    model.stages[1].blocks[1].mlp.fc1.weight = model.stages[1].blocks[0].mlp.fc1.weight
     tbx.push_to_hub(model, repo)
     again = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
     x = testing.image(again, 64, 64)

@@ -183,7 +183,7 @@ def test_a_mirror_moves_its_own_branch_and_none_with_local_commits(store: Store)
     assert store.resolve("them/a", "main") == "b" * 40
     assert mirrored(store, "them/a", "c" * 40, "v1") is None
     assert store.refs("them/a") == {"heads/main": "b" * 40, "heads/v1": "c" * 40}
-    local = store.commit("them/a", "heads/main", Draft("mine", "", "me"))
+    local = store.commit("them/a", "heads/main", Draft("mine", "", "mirror"))  # a user may be called so
     assert mirrored(store, "them/a", "d" * 40) == "main"
     assert store.resolve("them/a", "main") == local
     assert store.resolve("them/a", "d" * 40) == "d" * 40
