@@ -115,10 +115,8 @@ class Hub(Uploads):
 
     def whoami(self, call: Call) -> Any:
         who = call.who or User("")
-        auth = {
-            "type": "access_token",
-            "accessToken": {"displayName": "local", "role": "write" if who.writes else "read"},
-        }
+        token = {"displayName": "local", "role": "write" if who.writes else "read"}
+        auth = {"type": "access_token", "accessToken": token}
         orgs = [{"type": "org", "name": team, "fullname": team} for team in who.teams]
         return {"type": "user", "id": who.name, "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
 
