@@ -72,7 +72,7 @@ def test_sixteen_bit_weights_stay_as_they_are(dtype: torch.dtype, tmp_path: Path
     model = timm.create_model("ext_test_resnet").to(dtype)
     tbx.save(model, tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert file.get_tensor("conv1.weight").equal(model.conv1.weight)
+        assert file.get_tensor("layer1.0.conv1.weight").equal(model.layer1[0].conv1.weight)
 
 
 def test_channels_last_models_are_saved(tmp_path: Path) -> None:
