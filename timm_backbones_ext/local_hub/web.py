@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Collection
 from ipaddress import ip_address
+from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -114,7 +115,8 @@ async def failed(request: Request | None, error: Exception) -> Response:
     if not isinstance(error, Refused):
         raise error
     said = {"X-Error-Code": error.code, "X-Error-Message": str(error).encode("unicode_escape").decode()}
-    return JSONResponse({"error": str(error)}, error.status, headers={**said, **error.headers})
+    numbered = {"X-Request-Id": token_hex(8), **said, **error.headers}  # the client puts it into its error
+    return JSONResponse({"error": str(error)}, error.status, headers=numbered)
 
 
 HANDLERS: dict[Any, Any] = dict.fromkeys(
