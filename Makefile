@@ -9,7 +9,7 @@ TOGETHER := -n 2 --dist worksteal tests
 OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm test-lowest test-clients test-clients-fast mutants demo lint fix wheel docs bench check clean
+.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast mutants demo lint fix wheel docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -34,6 +34,9 @@ test-fast: $(READY) ## our own tests without those that need tens of seconds
 
 test-timm: $(READY) ## timm's own test-suite for every ext_ name
 	$(BIN)/python tests/timm_suite.py
+
+peer: $(READY) ## huggingface_hub's own tests of model repos against the local Hub
+	$(BIN)/python tests/local_hub/peer_suite.py
 
 test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest versions that pyproject.toml allows
 	$(UV) venv --quiet --allow-existing .venv-lowest

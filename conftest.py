@@ -19,9 +19,10 @@ os.environ.update(
     HF_TOKEN="local",
     HF_HUB_DISABLE_XET="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TIMM_BACKBONES_EXT_FIRST_WAIT="0.01",
 )
 
-sys.path.insert(0, str(Path(__file__).with_name("tests") / "hub"))
+sys.path.insert(0, str(Path(__file__).with_name("tests") / "faults"))
 
 import pytest
 import torch

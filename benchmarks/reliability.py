@@ -1,11 +1,15 @@
-"""Do to pulls what networks, servers, disks and strangers do, and write down what happened: docs/reliability.md.
+"""Do to pulls and to a local Hub what networks, servers, disks and strangers do, and write down what happened.
 
-Every case of tests/hub/cases.py runs against a real server, with content that was uploaded by LFS and by Xet. Anything
-but the right weights or a clear error ends the run. It takes some ten minutes on two cores; with `--quick`, two, and no
-page is written. For the page that is there, `--seconds` measures the time of verification again, and `--server` tries
-the attacks of tests/local_hub/attacks.py on a local Hub again.
+Every case of tests/faults/cases.py runs against a real server, with content that was uploaded by LFS and by Xet, and
+every attack of tests/faults/attacks.py on a local Hub. Anything but the right weights, a clear error, or the end that
+an attack names, stops the run. It writes reliability.json after each part, and docs/reliability.md from it.
+
+    python benchmarks/reliability.py [--quick] [PART ...]
+
+All parts take some ten minutes on two cores; with `--quick`, two, and nothing is written.
 """
 
+import json
 import os
 import random
 import re
@@ -17,9 +21,11 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 with socket.create_server(("127.0.0.1", 0)) as free:
     PORT = free.getsockname()[1]
@@ -29,28 +35,29 @@ os.environ.update(
     HF_HOME=tempfile.mkdtemp(),
     HF_TOKEN="local",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TIMM_BACKBONES_EXT_FIRST_WAIT="0.01",
 )
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hub"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "local_hub"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "faults"))
 
 import huggingface_hub
 import timm
 import torch
 from attacks import ATTACKS, TOKENS
-from cases import CASES, CONFIG, ERRORS, RIGHT, WEIGHTS, fresh, killed
+from cases import CASES, ERRORS, killed
 from faulty import FaultyHub
 from huggingface_hub import HfApi, constants
+from kills import killed_servers
 from mutations import mutations
-from test_keeping import killed_servers
+from world import CONFIG, RIGHT, WEIGHTS, fresh
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.errors import HubError
 from timm_backbones_ext.local_hub import LocalHub
 from timm_backbones_ext.local_hub.fsck import fsck
-from timm_backbones_ext.transport import PATIENCE, Repo
+from timm_backbones_ext.transport import Repo
 
-PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+PAGE, FIGURES = Path(__file__).parents[1] / "docs" / "reliability.md", Path(__file__).with_suffix(".json")
 QUICK = "--quick" in sys.argv
 NAME = "ext_convnext_atto"
 TRANSPORTS = {"LFS": True, "Xet": False}
@@ -95,26 +102,37 @@ all of it `fsck` found no damage. Another end would have ended the run.
 
 
 def main() -> None:
+    chosen = [word for word in sys.argv[1:] if not word.startswith("-")] or [*PARTS]
+    found = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
     torch.manual_seed(0)
     model = testing.calibrate(timm.create_model(NAME, edits="eca", num_classes=3)).eval()
     saved = tbx.save(model, tempfile.mkdtemp())
-    count = 50 if QUICK else 1000
-    with FaultyHub(port=PORT) as hub, ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        figures = {**requests(hub, saved), **seconds_of_verification()}
-        changed = {name: pool.submit(mutations, saved, name, count) for name in (CONFIG, WEIGHTS)}
-        PATIENCE.first_wait, constants.HF_HUB_DOWNLOAD_TIMEOUT, constants.HF_HUB_ETAG_TIMEOUT = 0.01, 2, 2
-        figures |= {**resumed(hub, saved), **flipped(hub, saved)}
-        faults = outcomes(hub, saved)
-        found = {name: job.result() for name, job in changed.items()}
-    versions = f"Python {sys.version.split()[0]}, torch {torch.__version__}, timm {timm.__version__}, "
-    versions += f"huggingface_hub {huggingface_hub.__version__}, {os.cpu_count()} CPU cores."
-    head = HEAD.format(name=NAME, size=(saved / WEIGHTS).stat().st_size / 1e6, versions=textwrap.fill(versions, 120))
-    text = head + rows(figures.items()) + FAULTS + rows(faults) + MUTATED.format(count=count) + rows(kinds(found))
-    text += SERVER + rows(attacked())
-    print(text)
-    if not QUICK:
-        PAGE.write_text(text, encoding="utf-8")
+    found |= {"model": NAME, "bytes": (saved / WEIGHTS).stat().st_size, "versions": versions()}
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = constants.HF_HUB_ETAG_TIMEOUT = 2
+    with FaultyHub(port=PORT) as hub:
+        for name in chosen:
+            found[name] = PARTS[name](hub, saved)
+            print(name, found[name], flush=True)
+            if not QUICK:
+                FIGURES.write_text(json.dumps(found, indent=2) + "\n")
     shutil.rmtree(saved)
+    if not QUICK:
+        PAGE.write_text(page(found), encoding="utf-8")
+
+
+def versions() -> str:
+    """What the figures were measured with."""
+    text = f"Python {sys.version.split()[0]}, torch {torch.__version__}, timm {timm.__version__}, "
+    return text + f"huggingface_hub {huggingface_hub.__version__}, {os.cpu_count()} CPU cores."
+
+
+def page(found: dict[str, Any]) -> str:
+    """docs/reliability.md."""
+    head = HEAD.format(name=found["model"], size=found["bytes"] / 1e6, versions=textwrap.fill(found["versions"], 120))
+    figures = {**found["requests"], **found["seconds"], **found["resumed"], **found["flipped"]}
+    text = head + rows(figures.items()) + FAULTS + rows(found["faults"])
+    count = sum(found["mutations"][CONFIG].values())
+    return text + MUTATED.format(count=count) + rows(kinds(found["mutations"])) + SERVER + rows(found["server"])
 
 
 def rows(cells: object) -> str:
@@ -135,18 +153,18 @@ def requests(hub: FaultyHub, saved: Path) -> dict[str, str]:
     return {key: str(value) for key, value in asked.items()}
 
 
-def seconds_of_verification() -> dict[str, str]:
+def seconds(hub: FaultyHub, saved: Path) -> dict[str, str]:
     """How long `verify` of a saved folder takes."""
     folder, threads = tbx.save(timm.create_model("ext_resnet18"), tempfile.mkdtemp()), torch.get_num_threads()
     torch.set_num_threads(1)  # others may keep the second core busy, and a thread that waits for it measures them
-    seconds = []
+    took = []
     for _ in range(41):
         start = time.perf_counter()
         assert tbx.verify(folder).same
-        seconds.append(time.perf_counter() - start)
+        took.append(time.perf_counter() - start)
     torch.set_num_threads(threads)
     shutil.rmtree(folder)
-    said = f"{min(seconds):.2f} s; median {statistics.median(seconds):.2f} s"
+    said = f"{min(took):.2f} s; median {statistics.median(took):.2f} s"
     return {"`verify` of an `ext_resnet18`, one thread, fastest of 41": said}
 
 
@@ -189,7 +207,7 @@ def flipped(hub: FaultyHub, saved: Path) -> dict[str, str]:
     return found
 
 
-def outcomes(hub: FaultyHub, saved: Path) -> list[list[str]]:
+def faults(hub: FaultyHub, saved: Path) -> list[list[str]]:
     """What the user gets, for each case and transport."""
     found = []
     for number, (name, run) in enumerate(CASES.items()):
@@ -206,7 +224,14 @@ def outcomes(hub: FaultyHub, saved: Path) -> list[list[str]]:
     return found
 
 
-def attacked() -> list[tuple[str, str, int]]:
+def mutated(hub: FaultyHub, saved: Path) -> dict[str, dict[str, int]]:
+    """How often each kind of outcome came of random changes of a config and of a header."""
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        jobs = {name: pool.submit(mutations, saved, name, 50 if QUICK else 1000) for name in (CONFIG, WEIGHTS)}
+        return {name: dict(job.result()) for name, job in jobs.items()}
+
+
+def server(hub: FaultyHub, saved: Path) -> list[tuple[str, str, int]]:
     """What is done to a local Hub, what happens, and how often it was tried."""
     with tempfile.TemporaryDirectory() as scratch:
         with LocalHub(Path(scratch, "hub"), TOKENS) as hub:
@@ -217,9 +242,9 @@ def attacked() -> list[tuple[str, str, int]]:
     return [*found, (f"the server killed {times} times under {commits} confirmed commits", "all are there", times)]
 
 
-def kinds(found: dict[str, Counter[str]]) -> list[tuple[str, int, int]]:
+def kinds(found: dict[str, dict[str, int]]) -> list[tuple[str, int, int]]:
     """The kinds of outcome of mutations, the most frequent first."""
-    config, header = found[CONFIG], found[WEIGHTS]
+    config, header = Counter(found[CONFIG]), Counter(found[WEIGHTS])
     return [(kind, config[kind], header[kind]) for kind, _ in (config + header).most_common()]
 
 
@@ -230,19 +255,15 @@ def readable(error: str, repo: str) -> str:
     return textwrap.shorten(text, 100, placeholder=" ...")
 
 
-def measure_again() -> None:
-    """Replace the seconds in the page, which a busy machine spoils."""
-    (row,) = seconds_of_verification().items()
-    text = re.sub(r"\| `verify` of .*\n", lambda _: rows([row]), PAGE.read_text(encoding="utf-8"))
-    PAGE.write_text(text, encoding="utf-8")
-
-
-def attack_again() -> None:
-    """Replace the part of the page that is about a local Hub."""
-    text = PAGE.read_text(encoding="utf-8").partition(SERVER[:20])[0]
-    PAGE.write_text(text + SERVER + rows(attacked()), encoding="utf-8")
-
+PARTS: dict[str, Callable[[FaultyHub, Path], Any]] = {
+    "requests": requests,
+    "seconds": seconds,
+    "resumed": resumed,
+    "flipped": flipped,
+    "faults": faults,
+    "mutations": mutated,
+    "server": server,
+}
 
 if __name__ == "__main__":
-    again = {"--seconds": measure_again, "--server": attack_again}
-    next((run for option, run in again.items() if option in sys.argv), main)()
+    main()

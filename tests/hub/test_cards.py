@@ -1,38 +1,21 @@
 """Cards of pushed repos: what they say, and what of them stays the user's."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
 from faulty import FaultyHub
 from huggingface_hub import HfApi, ModelCard
-from torch import nn
+from pushing import make
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext._digest import git_blob_id, sha256_of
 from timm_backbones_ext.catalog.description import describe
 from timm_backbones_ext.local_hub import LocalHub
 from timm_backbones_ext.local_hub.store import Draft, File
 
 pytestmark = pytest.mark.usefixtures("local_hub")
-
-
-def make(name: str = "ext_convnext_atto", **kwargs: object) -> nn.Module:
-    return testing.calibrate(timm.create_model(name, **{"num_classes": 3, **kwargs})).eval()
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(local_hub: FaultyHub) -> Iterator[None]:
-    yield
-    local_hub.faults()
-
-
-@pytest.fixture
-def repo(request: pytest.FixtureRequest) -> str:
-    return f"push/{abs(hash(request.node.nodeid)):x}"
 
 
 def test_sections_and_metadata_of_the_user_survive_the_next_push(repo: str) -> None:
@@ -70,7 +53,7 @@ def test_a_card_says_what_the_model_is_and_its_examples_run(
     assert asked.index("/api/validate-yaml") < asked.index(f"/api/models/{repo}/commit/main")
     text = ModelCard.load(HfApi().hf_hub_download(repo, "README.md")).text
     (evidence,) = {edit.evidence for edit in tbx.parse_edits("eca")}
-    facts = describe("ext_convnext_atto", edits="eca", num_classes=3)
+    facts = describe("ext_test_convnext", edits="eca", num_classes=3)
     for line in (
         f"| `eca` | eval+train | {evidence} |",
         *(f"| {level.index} | {level.channels} | {level.stride} |" for level in facts.levels),

@@ -9,19 +9,21 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from cases import CASES, ERRORS, RIGHT, fresh
+from cases import CASES, ERRORS
 from faulty import FaultyHub
 from huggingface_hub import constants
+from world import RIGHT, fresh
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.transport import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def saved(local_hub: FaultyHub) -> Iterator[Path]:
     torch.manual_seed(0)
-    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
+    model = testing.calibrate(
+        timm.create_model("ext_convnext_atto", depths=(1, 1, 1, 1), edits="eca", num_classes=3)
+    ).eval()
     folder = tbx.save(model, tempfile.mkdtemp())
     with fresh(local_hub, "faults/first", folder) as world:
         world.pull()  # imports what a process without rights could not read, where root alone may read the interpreter
@@ -31,7 +33,6 @@ def saved(local_hub: FaultyHub) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PATIENCE, "first_wait", 0.01)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
     monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
 

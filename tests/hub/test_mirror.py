@@ -2,29 +2,14 @@
 
 from pathlib import Path
 
-import pytest
-import timm
-import torch
 from click.testing import CliRunner
-from faulty import FaultyHub
 from huggingface_hub import HfApi
 
-import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.local_hub import LocalHub
 from timm_backbones_ext.local_hub.mirror import mirror
 
 REPO = "mirror/backbone"
-
-
-@pytest.fixture(scope="module")
-def saved(local_hub: FaultyHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
-    folder = tbx.save(model, tmp_path_factory.mktemp("saved"))
-    tbx.push_to_hub(folder, REPO)
-    return folder
 
 
 def test_a_mirror_holds_the_same_commit_for_networks_without_the_hub(saved: Path, tmp_path: Path) -> None:

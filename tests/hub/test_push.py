@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,34 +12,15 @@ import torch
 from click.testing import CliRunner
 from faulty import FaultyHub
 from huggingface_hub import HfApi, ModelCard
+from pushing import head, make
 from safetensors.torch import load_file
 from torch import nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
-from timm_backbones_ext.transport import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("local_hub")
-
-
-def make(name: str = "ext_convnext_atto", **kwargs: object) -> nn.Module:
-    return testing.calibrate(timm.create_model(name, **{"num_classes": 3, **kwargs})).eval()
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(local_hub: FaultyHub) -> Iterator[None]:
-    yield
-    local_hub.faults()
-
-
-@pytest.fixture
-def repo(request: pytest.FixtureRequest) -> str:
-    return f"push/{abs(hash(request.node.nodeid)):x}"
-
-
-def head(repo: str) -> str:
-    return str(HfApi().repo_info(repo).sha)
 
 
 def test_the_command_shows_a_plan_and_pushes(repo: str, tmp_path: Path) -> None:
@@ -86,21 +66,15 @@ def test_an_answer_that_was_lost_is_recognised_and_not_committed_twice(
 
 
 @pytest.mark.parametrize("where", ["/api/repos/create", "/preupload/", "/storage/", "/commit/", "/api/models/"])
-def test_a_push_waits_for_a_server_that_is_not_well(
-    repo: str, where: str, local_hub: FaultyHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(PATIENCE, "first_wait", 0.01)
+def test_a_push_waits_for_a_server_that_is_not_well(repo: str, where: str, local_hub: FaultyHub) -> None:
     local_hub.faults({"kind": "status", "where": where, "status": 503, "times": 2})
     tbx.push_to_hub(make(), repo)
     assert tbx.verify(repo).same
 
 
-def test_a_push_that_fails_leaves_the_old_revision(
-    repo: str, local_hub: FaultyHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_push_that_fails_leaves_the_old_revision(repo: str, local_hub: FaultyHub) -> None:
     tbx.push_to_hub(make(), repo)
     before = head(repo)
-    monkeypatch.setattr(PATIENCE, "first_wait", 0.01)
     local_hub.faults({"kind": "status", "where": "/commit/", "status": 500, "times": -1})
     with pytest.raises(tbx.HubError, match=r"the Hub answered 500.*tried 6 times"):
         tbx.push_to_hub(make(num_classes=4), repo)
@@ -126,7 +100,7 @@ def test_other_dtypes_are_sent_as_they_are(dtype: torch.dtype, repo: str) -> Non
 
 def test_tied_and_channels_last_tensors_are_sent(repo: str) -> None:
     model = make().to(memory_format=torch.channels_last)
-    model.stages[0].blocks[1].mlp.fc1.weight = model.stages[0].blocks[0].mlp.fc1.weight
+    model.stages[1].blocks[1].mlp.fc1.weight = model.stages[1].blocks[0].mlp.fc1.weight
     tbx.push_to_hub(model, repo)
     again = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
     x = testing.image(again, 64, 64)
@@ -151,7 +125,7 @@ def test_a_model_in_ddp_is_sent_as_what_is_inside(repo: str, tmp_path: Path) -> 
 
 
 def test_plain_timm_loads_what_was_pushed_as_timm(repo: str, local_hub: FaultyHub) -> None:
-    model = make("ext_resnet18", edits="rep")
+    model = make("ext_test_resnet", edits="rep")
     with pytest.raises(ValueError, match=r"this model has rep; tbx.merge\(model\) removes rep"):
         tbx.push_to_hub(model, repo, as_timm=True)
     x = testing.image(model, 64, 64)
@@ -170,7 +144,7 @@ torch.save(model(torch.load(sys.argv[1])), sys.argv[2])
     command = [sys.executable, "-c", script, scratch / "x.pt", scratch / "y.pt"]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["timm.models.resnet", "resnet18"]
+    assert done.stdout.split() == ["timm.models.resnet", "test_resnet"]
     assert (torch.load(scratch / "y.pt") - expected).abs().max() < 1e-4
     assert "timm-backbones-ext\n" not in ModelCard.load(HfApi().hf_hub_download(repo, "README.md")).text
 

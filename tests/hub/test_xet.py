@@ -14,7 +14,7 @@ def test_a_pull_takes_plain_http_from_a_hub_that_offers_xet(
     local_hub: FaultyHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    saved = tbx.save(timm.create_model("ext_resnet18", num_classes=3), tmp_path / "saved")
+    saved = tbx.save(timm.create_model("ext_test_resnet", num_classes=3), tmp_path / "saved")
     commit = tbx.push_to_hub(saved, "me/offered").oid
     local_hub.faults({"kind": "xet", "where": "/resolve/", "times": -1})
     url = f"{local_hub.endpoint}/me/offered/resolve/{commit}/model.safetensors"

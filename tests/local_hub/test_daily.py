@@ -93,31 +93,41 @@ def test_a_commit_is_found_before_a_branch_of_its_name(hub: LocalHub, client: Hf
     assert client.repo_info("me/a", revision=first).sha == first
 
 
-def test_pull_requests_are_opened_commented_closed_and_merged(client: HfApi) -> None:
-    assert client.create_discussion("me/a", "A question", description="Why?").num == 1
+def test_pull_requests_are_opened_closed_and_merged(client: HfApi) -> None:
     change = [CommitOperationAdd("x.txt", b"1")]
     commit = client.create_commit("me/a", change, commit_message="A change", create_pr=True)
-    assert commit.pr_num == 2
-    assert client.comment_discussion("me/a", 2, "Good").content == "Good"
-    assert client.change_discussion_status("me/a", 2, "closed", comment="Later").new_status == "closed"
-    with pytest.raises(HfHubHTTPError, match="is closed; open it again"):
-        client.merge_pull_request("me/a", 2)
-    client.change_discussion_status("me/a", 2, "open")
+    assert commit.pr_num == 1
+    assert client.change_discussion_status("me/a", 1, "closed").new_status == "closed"
+    with pytest.raises(HfHubHTTPError, match="pull request 1 is closed"):
+        client.merge_pull_request("me/a", 1)
+    client.change_discussion_status("me/a", 1, "open")
     assert "x.txt" not in client.list_repo_files("me/a")
-    client.merge_pull_request("me/a", 2, comment="Thanks")
-    about = client.get_discussion_details("me/a", 2)
+    client.merge_pull_request("me/a", 1)
+    about = client.get_discussion_details("me/a", 1)
     assert (about.title, about.status, about.merge_commit_oid) == ("A change", "merged", commit.oid)
-    said = [getattr(event, "content", None) or event.new_status for event in about.events]
-    assert said == ["Good", "Later", "closed", "open", "Thanks", "merged"]
     assert "x.txt" in client.list_repo_files("me/a")
     client.create_pull_request("me/a", "A draft")
     upload(client, "me/a", y__txt=b"2")
-    client.upload_file(path_or_fileobj=b"3", path_in_repo="z.txt", repo_id="me/a", revision="refs/pr/3")
-    assert client.get_discussion_details("me/a", 3).conflicting_files
+    client.upload_file(path_or_fileobj=b"3", path_in_repo="z.txt", repo_id="me/a", revision="refs/pr/2")
+    assert client.get_discussion_details("me/a", 2).conflicting_files
     with pytest.raises(HfHubHTTPError, match="has got other commits since"):
-        client.merge_pull_request("me/a", 3)
+        client.merge_pull_request("me/a", 2)
     found = [(item.num, item.title, item.status, item.is_pull_request) for item in client.get_repo_discussions("me/a")]
-    assert found == [(3, "A draft", "open", True), (2, "A change", "merged", True), (1, "A question", "open", False)]
+    assert found == [(2, "A draft", "open", True), (1, "A change", "merged", True)]
+
+
+def test_discussions_and_comments_are_refused_and_nothing_that_was_said_is_dropped_in_silence(client: HfApi) -> None:
+    client.create_pull_request("me/a", "A draft")
+    for call in (
+        lambda: client.create_discussion("me/a", "A question", description="Why?"),
+        lambda: client.comment_discussion("me/a", 1, "Good"),
+        lambda: client.change_discussion_status("me/a", 1, "closed", comment="Later"),
+        lambda: client.merge_pull_request("me/a", 1, comment="Thanks"),
+        lambda: client.rename_discussion("me/a", 1, "Another"),
+    ):
+        with pytest.raises(HfHubHTTPError, match="keeps pull requests, and neither discussions nor comments"):
+            call()
+    assert client.get_discussion_details("me/a", 1).status == "open"
 
 
 def nested(client: HfApi) -> None:
@@ -137,15 +147,13 @@ def test_trees_list_folders_and_unknown_folders_are_errors(client: HfApi) -> Non
             list(client.list_repo_tree("me/a", path))
 
 
-def test_paths_are_asked_for_as_a_form_and_as_json(hub: LocalHub, client: HfApi) -> None:
+def test_paths_are_asked_for_as_a_form(client: HfApi) -> None:
     nested(client)
-    upload(client, "me/a", new__txt=b"x")
-    found = client.get_paths_info("me/a", ["folder", "keep.txt", "new.txt", "absent"], expand=True)
-    assert [(item.path, item.last_commit.title) for item in found] == [
-        *(("folder", "x"), ("keep.txt", "x"), ("new.txt", "files"))
+    found = client.get_paths_info("me/a", ["folder", "keep.txt", "folder/b.bin", "absent"])
+    assert [(type(item), item.path) for item in found] == [
+        *((RepoFolder, "folder"), (RepoFile, "keep.txt"), (RepoFile, "folder/b.bin"))
     ]
-    _, answer, _ = ask(hub, "POST", "/api/models/me/a/paths-info/main", {"paths": ["folder/b.bin", 1]})
-    assert [item["lfs"]["oid"] for item in answer] == [hashlib.sha256(b"folder/b.bin").hexdigest()]
+    assert found[2].lfs.sha256 == hashlib.sha256(b"folder/b.bin").hexdigest()
 
 
 @pytest.mark.parametrize("path", ["folder", "folder/"])

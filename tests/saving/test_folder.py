@@ -19,19 +19,19 @@ def config(folder: Path) -> dict:
 
 
 def test_the_weights_say_what_they_are(tmp_path: Path) -> None:
-    tbx.save(timm.create_model("ext_resnet18", edits="dcn, frozen_bn"), tmp_path)
+    tbx.save(timm.create_model("ext_test_resnet", edits="dcn, frozen_bn"), tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         metadata = file.metadata()
     assert metadata == {
         "format": "pt",
         "timm_backbones_ext": tbx.__version__,
         "timm": timm.__version__,
-        "base": "resnet18.a1_in1k",
+        "base": "test_resnet.r160_in1k",
         "edits": '["dcn", "frozen_bn"]',
     }
 
 
-@pytest.mark.parametrize("name", ["ext_resnet18", "ext_resnet50_dcn_c5"])
+@pytest.mark.parametrize("name", ["ext_test_resnet", "ext_resnet50_dcn_c5"])
 def test_timm_reads_the_folder(name: str, tmp_path: Path) -> None:
     model = testing.calibrate(timm.create_model(name, edits="in_chans(4)", num_classes=3)).eval()
     tbx.save(model, tmp_path)
@@ -49,7 +49,7 @@ def test_the_config_keeps_the_normalisation_of_the_colours(tmp_path: Path) -> No
 
 
 def test_arguments_of_creation_come_back(tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18", output_stride=16, edits="dcn(stages=[4])", num_classes=4)
+    model = timm.create_model("ext_test_resnet", output_stride=16, edits="dcn(stages=[4])", num_classes=4)
     tbx.save(model, tmp_path)
     assert config(tmp_path)["model_args"]["output_stride"] == 16
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
@@ -58,9 +58,9 @@ def test_arguments_of_creation_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["list", "dict", "hook", "getter", "fx"])
 def test_every_feature_wrapper_is_saved_under_the_full_models_keys(kind: str, tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18", features_only=True, feature_cls=kind, out_indices=(0, 2), edits="dcn")
+    model = timm.create_model("ext_test_resnet", features_only=True, feature_cls=kind, out_indices=(0, 2), edits="dcn")
     tbx.save(model, tmp_path)
-    full = timm.create_model("ext_resnet18", num_classes=0, edits="dcn")
+    full = timm.create_model("ext_test_resnet", num_classes=0, edits="dcn")
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
         assert set(file.keys()) == full.state_dict().keys()
     assert tbx.verify(tmp_path).same
@@ -69,34 +69,34 @@ def test_every_feature_wrapper_is_saved_under_the_full_models_keys(kind: str, tm
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sixteen_bit_weights_stay_as_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18").to(dtype)
+    model = timm.create_model("ext_test_resnet").to(dtype)
     tbx.save(model, tmp_path)
     with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
-        assert file.get_tensor("conv1.weight").equal(model.conv1.weight)
+        assert file.get_tensor("layer1.0.conv1.weight").equal(model.layer1[0].conv1.weight)
 
 
 def test_channels_last_models_are_saved(tmp_path: Path) -> None:
-    tbx.save(timm.create_model("ext_resnet18").to(memory_format=torch.channels_last), tmp_path)
+    tbx.save(timm.create_model("ext_test_resnet").to(memory_format=torch.channels_last), tmp_path)
     assert tbx.verify(tmp_path).same
 
 
 def test_compiled_and_parallel_models_are_unwrapped(tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18")
+    model = timm.create_model("ext_test_resnet")
     tbx.save(torch.nn.DataParallel(torch.compile(model)), tmp_path)
     assert tbx.compare(timm.create_model(f"local-dir:{tmp_path}", pretrained=True), model).same
 
 
 def test_a_timm_model_edited_in_place_is_saved_under_its_ext_name(tmp_path: Path) -> None:
-    tbx.save(tbx.edit(timm.create_model("resnet18"), "dcn"), tmp_path)
-    assert config(tmp_path)["architecture"] == "ext_resnet18.needs_pip_install_timm-backbones-ext"
+    tbx.save(tbx.edit(timm.create_model("test_resnet"), "dcn"), tmp_path)
+    assert config(tmp_path)["architecture"] == "ext_test_resnet.needs_pip_install_timm-backbones-ext"
     assert tbx.verify(tmp_path).same
 
 
 def test_a_name_of_the_users_own_is_saved_as_base_and_edits(tmp_path: Path) -> None:
     if "ext_test_my18" not in tbx.VARIANTS:
-        tbx.register_variant("ext_test_my18", base="resnet18", edits=["dcn", "in_chans(5)"])
+        tbx.register_variant("ext_test_my18", base="test_resnet", edits=["dcn", "in_chans(5)"])
     tbx.save(timm.create_model("ext_test_my18"), tmp_path)
-    assert config(tmp_path)["architecture"].startswith("ext_resnet18.")
+    assert config(tmp_path)["architecture"].startswith("ext_test_resnet.")
     assert config(tmp_path)["model_args"]["edits"] == ["dcn", "in_chans(n=5)"]
     assert tbx.verify(tmp_path).same
 
@@ -131,7 +131,7 @@ def test_a_timm_wrapper_that_threw_its_model_away_is_refused(tmp_path: Path) -> 
 
 
 def test_labels_are_one_per_class(tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18", num_classes=2)
+    model = timm.create_model("ext_test_resnet", num_classes=2)
     with pytest.raises(ValueError, match="expected 2 label names, one per class; got 3"):
         tbx.save(model, tmp_path / "out", label_names=["a", "b", "c"])
     tbx.save(model, tmp_path / "out", label_names=["cat", "dog"])
@@ -139,16 +139,16 @@ def test_labels_are_one_per_class(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_is_replaced_only_when_asked(tmp_path: Path) -> None:
-    model = timm.create_model("ext_resnet18")
+    model = timm.create_model("ext_test_resnet")
     tbx.save(model, tmp_path)
     with pytest.raises(FileExistsError, match="or overwrite it"):
         tbx.save(model, tmp_path)
-    tbx.save(timm.create_model("ext_resnet18", num_classes=2), tmp_path, overwrite=True)
+    tbx.save(timm.create_model("ext_test_resnet", num_classes=2), tmp_path, overwrite=True)
     assert config(tmp_path)["num_classes"] == 2
 
 
 def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = timm.create_model("ext_resnet18")
+    model = timm.create_model("ext_test_resnet")
     tbx.save(model, tmp_path / "old")
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     monkeypatch.setattr("timm_backbones_ext.saving.folder.render_card", lambda *_, **__: 1 / 0)
@@ -163,23 +163,23 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path: Path, monkeypatch: pytes
 def test_a_folder_that_cannot_be_written_to_is_named(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(OSError, match=r"cannot write to .*; choose another folder"):
-        tbx.save(timm.create_model("ext_resnet18"), tmp_path / place)
+        tbx.save(timm.create_model("ext_test_resnet"), tmp_path / place)
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
 def test_a_folder_without_a_fingerprint_cannot_be_verified(tmp_path: Path) -> None:
-    tbx.save(timm.create_model("ext_resnet18"), tmp_path)
+    tbx.save(timm.create_model("ext_test_resnet"), tmp_path)
     (tmp_path / "fingerprint.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="nothing to verify"):
         tbx.verify(tmp_path)
 
 
 def test_plain_timm_says_what_to_install(tmp_path: Path) -> None:
-    tbx.save(timm.create_model("ext_resnet18"), tmp_path)
+    tbx.save(timm.create_model("ext_test_resnet"), tmp_path)
     script = f"import timm; timm.create_model('local-dir:{tmp_path}')"
     env = {"TIMM_BACKBONES_EXT_AUTOLOAD": "0", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
-    assert "Unknown model (ext_resnet18.needs_pip_install_timm-backbones-ext)" in done.stderr
+    assert "Unknown model (ext_test_resnet.needs_pip_install_timm-backbones-ext)" in done.stderr
 
 
 def test_the_hint_is_a_valid_tag_that_no_list_shows() -> None:
@@ -191,7 +191,7 @@ def test_the_hint_is_a_valid_tag_that_no_list_shows() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_reads_the_folder(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    model = testing.calibrate(timm.create_model("ext_resnet18", edits="dcn(stages=[4])", num_classes=7)).eval()
+    model = testing.calibrate(timm.create_model("ext_test_resnet", edits="dcn(stages=[4])", num_classes=7)).eval()
     tbx.save(model, tmp_path, label_names=list("abcdefg"))
     wrapped = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     x = testing.image(model, 64, 64)

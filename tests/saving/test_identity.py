@@ -35,7 +35,7 @@ def builds() -> Iterator[list[nn.Module]]:
 
 
 def edited(**kwargs: Any) -> nn.Module:
-    return testing.calibrate(timm.create_model("ext_resnet18", edits="dcn", num_classes=3, **kwargs)).eval()
+    return testing.calibrate(timm.create_model("ext_test_resnet", edits="dcn", num_classes=3, **kwargs)).eval()
 
 
 def test_loading_a_folder_builds_one_model(tmp_path: Path, builds: list[nn.Module]) -> None:
@@ -116,9 +116,9 @@ def snapshot(model: nn.Module) -> bytes:
 def test_saving_changes_nothing_that_is_passed_in(kind: str, as_timm: bool, tmp_path: Path) -> None:
     edits = None if as_timm else "eca"
     kwargs = {"features_only": True, "out_indices": (1, 3)} if kind == "features" else {"output_stride": 16}
-    model = timm.create_model("ext_resnet18", edits=edits, num_classes=3, **kwargs).train()
+    model = timm.create_model("ext_test_resnet", edits=edits, num_classes=3, **kwargs).train()
     if kind == "merged":
-        model = tbx.merge(timm.create_model("ext_resnet18", edits="rep", num_classes=3))
+        model = tbx.merge(timm.create_model("ext_test_resnet", edits="rep", num_classes=3))
     model = model.half() if kind == "half" else model
     passed = torch.compile(model) if kind == "compiled" else model
     full = model.full_model() if kind == "features" else model

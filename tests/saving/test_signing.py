@@ -4,26 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import timm
-import torch
 from click.testing import CliRunner
-from faulty import FaultyHub
 from huggingface_hub import HfApi
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
 
 REPO = "signing/backbone"
-
-
-@pytest.fixture(scope="module")
-def saved(local_hub: FaultyHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
-    folder = tbx.save(model, tmp_path_factory.mktemp("saved"))
-    tbx.push_to_hub(folder, REPO)
-    return folder
 
 
 def test_what_is_signed_is_verified_and_what_is_not_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import pytest
 from faulty import FaultyHub
 from scripted import Scripted, scripted
 
-from timm_backbones_ext.transport import PATIENCE
-
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PATIENCE, "first_wait", 0.01)
+def _healthy(healthy: None) -> None:
+    """The Hub is well again after each test."""
 
 
 @pytest.fixture

@@ -1,35 +1,16 @@
 """Each byte of a file matters, whatever way it comes."""
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import timm
-import torch
 from faulty import FaultyHub
 from huggingface_hub import HfApi, constants
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.transport import Repo
 
 REPO = "bytes/backbone"
-
-
-@pytest.fixture(scope="module")
-def saved(local_hub: FaultyHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
-    folder = tbx.save(model, tmp_path_factory.mktemp("saved"))
-    tbx.push_to_hub(folder, REPO)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(local_hub: FaultyHub) -> Iterator[None]:
-    yield
-    local_hub.faults()
 
 
 def test_every_single_byte_matters(saved: Path, local_hub: FaultyHub, tmp_path: Path) -> None:

@@ -104,6 +104,21 @@ def test_patience_ends_when_nothing_arrives(local_hub: FaultyHub, repo: Repo) ->
     assert len(asked) == PATIENCE.attempts
 
 
+def test_the_last_error_says_what_was_tried_and_what_has_arrived(local_hub: FaultyHub, repo: Repo) -> None:
+    local_hub.faults(
+        {"kind": "cut", "where": "/storage/", "at": 5_000_000},
+        {"kind": "status", "where": "/storage/", "status": 503, "times": -1},
+    )
+    said = (
+        r"answered 503: .*\(tried 6 times to get model.safetensors; 4,194,304 of 8,000,000 bytes are here, and the next"
+    )
+    with pytest.raises(tbx.HubError, match=said):
+        repo.file(NAME)
+    local_hub.faults()
+    assert repo.file(NAME).read_bytes() == CONTENT
+    assert next(seen[2] for seen in local_hub.faults() if "/storage/" in seen[1]) == "bytes=4194304-"
+
+
 def test_a_file_larger_than_the_disk_is_not_asked_for(server: Scripted, repo: Repo) -> None:
     free = shutil.disk_usage(repo.folder.parent).free
     server.answers.append(

@@ -5,45 +5,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from cases import RIGHT
 from faulty import FaultyHub
 from hostile import HARMLESS, HOSTILE
 from huggingface_hub import HfApi
 from mutations import mutations
 from safetensors.torch import load_file, save_file
+from world import RIGHT
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
 from timm_backbones_ext.saving.checks import check_config
 from timm_backbones_ext.weights.arguments import allowed_arguments
 
 REPO = "config/backbone"
 MUTATIONS = int(os.environ.get("MUTATIONS", "120"))  # benchmarks/reliability.py runs 1,000 of each
-
-
-@pytest.fixture(scope="module")
-def saved(local_hub: FaultyHub, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = testing.calibrate(timm.create_model("ext_convnext_atto", edits="eca", num_classes=3)).eval()
-    folder = tbx.save(model, tmp_path_factory.mktemp("saved"))
-    tbx.push_to_hub(folder, REPO)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def _no_faults(local_hub: FaultyHub) -> Iterator[None]:
-    yield
-    local_hub.faults()
-
-
-def requests(hub: FaultyHub) -> list[str]:
-    return [f"{method} {path}" for method, path, *_ in hub.faults()]
 
 
 def test_the_config_is_checked_before_weights_are_fetched(saved: Path, local_hub: FaultyHub, tmp_path: Path) -> None:
@@ -54,7 +33,7 @@ def test_the_config_is_checked_before_weights_are_fetched(saved: Path, local_hub
     local_hub.faults()
     with pytest.raises(tbx.HubError, match="unknown architecture 'ext_later'"):
         tbx.pull("pull/later", cache_dir=tmp_path)
-    assert not [path for path in requests(local_hub) if "safetensors" in path or "storage" in path]
+    assert not [path for path in local_hub.requests() if "safetensors" in path or "storage" in path]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +73,7 @@ def test_create_model_checks_the_config_before_weights_are_fetched(
         timm.create_model(f"hf-hub:{repo}", pretrained=True, cache_dir=tmp_path)
     with pytest.raises(tbx.HubError, match=said):
         tbx.pull(repo, cache_dir=tmp_path)
-    assert not [path for path in requests(local_hub) if "safetensors" in path or "storage" in path]
+    assert not [path for path in local_hub.requests() if "safetensors" in path or "storage" in path]
 
 
 @pytest.mark.slow
@@ -161,7 +140,7 @@ def test_random_weights_behind_an_argument_of_the_builder_do_not_pass(copy: Path
     [
         ("ext_resnet18", {"output_stride": 16, "drop_path_rate": 0.1, "edits": ["eca"], "act_layer": "silu"}),
         ("ext_efficientnet_b0", {"bn_eps": 1e-3, "drop_rate": 0.2, "edits": ["in_chans(5)"]}),
-        ("ext_convnext_atto", {"ls_init_value": 1e-6, "use_grn": True, "drop_path_rate": 0.1}),
+        ("ext_test_convnext", {"ls_init_value": 1e-6, "use_grn": True, "drop_path_rate": 0.1}),
         ("vit_tiny_patch16_224", {"img_size": 384, "dynamic_img_size": True, "reg_tokens": 4, "depth": 6}),
         ("swin_tiny_patch4_window7_224", {"img_size": 384, "window_size": 12}),
         ("coatnet_0_rw_224", {"img_size": 256}),

@@ -56,7 +56,7 @@ def pull(
     folder = _fetched(repo)
     if not (check and repo.has(FINGERPRINT)):
         check_weights(folder, repo.place)
-    elif not (report := _report(folder, repo.place)).same:
+    elif not (report := _report(folder, repo.place, pulled=True)).same:
         raise HubError(f"{repo.place} does not compute what was sent: {report}")
     return folder
 
@@ -86,6 +86,7 @@ def verify(
         ValueError: The source is a file or the name of a model.
     """
     folder = names.find_source(source)
+    pulled = isinstance(folder, str)
     if isinstance(folder, str):
         repo = Repo(folder, revision, token=token)
         folder = _fetched(repo)
@@ -97,7 +98,7 @@ def verify(
         check_config(folder / CONFIG, str(folder))
     if trust is not None:
         check_signature(folder, trust)
-    return _report(folder, str(source))
+    return _report(folder, str(source), pulled)
 
 
 def _fetched(repo: Repo) -> Path:
@@ -115,10 +116,10 @@ def _fetched(repo: Repo) -> Path:
     return folder
 
 
-def _report(folder: Path, place: str) -> Report:
+def _report(folder: Path, place: str, pulled: bool) -> Report:
     """The report of a folder; weights that do not fit the model are an error of the place."""
     try:
-        return check_folder(folder)
+        return check_folder(folder, pulled)
     except (HubError, FileNotFoundError):
         raise
     except WeightsError as error:

@@ -1,22 +1,13 @@
 """How the Hub writes what a local Hub answers: files, commits, refs and dates as JSON."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from html import escape
 from typing import Any
-
-import yaml
 
 from .store import Commit, File
 
-__all__ = ["add_last_commits", "commit_entry", "iso", "model_info", "problems_of_card", "refs", "tree"]
-
-DEEPEST = 32
-"""Levels of lists and mappings in a card; real ones have five."""
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # thirty times as fast where it was built
-LONGEST = 64 << 10
-"""Bytes of metadata in a card; real ones have a few thousand."""
+__all__ = ["commit_entry", "iso", "model_info", "refs", "tree"]
 
 
 def iso(seconds: float) -> str:
@@ -42,26 +33,10 @@ def _entry(file: File) -> dict[str, Any]:
     return {**entry, "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else entry
 
 
-def add_last_commits(
-    items: Iterable[dict[str, Any]], history: Iterable[Commit], files: Callable[[str], Mapping[str, File]]
-) -> None:
-    """Say of each item which commit of a history, the newest first, changed it last."""
-    waiting = {item["path"]: item for item in items}
-    for commit in history:
-        if not waiting:
-            break
-        here = tree(files(commit.oid))
-        for path in [path for path, item in waiting.items() if here.get(path, {}).get("oid") != item["oid"]]:
-            del waiting[path]
-        for item in waiting.values():
-            item["lastCommit"] = {"id": commit.oid, "title": commit.title, "date": iso(commit.date)}
-
-
-def commit_entry(commit: Commit, formatted: bool) -> dict[str, Any]:
+def commit_entry(commit: Commit) -> dict[str, Any]:
     """A commit as the history of a repo lists it."""
-    text: dict[str, Any] = {"title": commit.title, "message": commit.message}
-    html = {"formatted": {key: escape(line) for key, line in text.items()}} if formatted else {}
-    return {"id": commit.oid, **text, **html, "authors": [{"user": commit.author}], "date": iso(commit.date)}
+    about = {"id": commit.oid, "title": commit.title, "message": commit.message, "date": iso(commit.date)}
+    return {**about, "authors": [{"user": commit.author}]}
 
 
 def refs(known: Mapping[str, str]) -> dict[str, Any]:
@@ -71,29 +46,6 @@ def refs(known: Mapping[str, str]) -> dict[str, Any]:
         kind, _, short = name.partition("/")
         found[kind].append({"name": short, "ref": f"refs/{name}", "targetCommit": oid})
     return {"branches": found["heads"], "tags": found["tags"], "converts": [], "pullRequests": found["pr"]}
-
-
-def problems_of_card(text: str) -> tuple[list[str], list[str]]:
-    """Errors and warnings about the metadata of a card."""
-    parts = text.replace("\r\n", "\n").lstrip().split("---\n", 2)
-    if parts[0] or len(parts) < 3 or not parts[1].strip():
-        return [], ["empty or missing yaml metadata in repo card"]
-    if len(parts[1]) > LONGEST:
-        return [f"the metadata has {len(parts[1])} letters; expected at most {LONGEST}"], []
-    depth = 0
-    try:
-        for event in yaml.parse(parts[1], LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                return [f"the metadata is nested deeper than {DEEPEST} levels"], []
-        metadata = yaml.load(parts[1], LOADER)
-    except (yaml.YAMLError, ValueError) as error:
-        return [str(error)], []
-    if not isinstance(metadata, dict):
-        return [f"expected a mapping; got {type(metadata).__name__}"], []
-    if not isinstance(metadata.get("model-index", []), list):
-        return ['"model-index" must be an array'], []
-    return [], []
 
 
 def model_info(repo: str, history: Sequence[Commit], files: Mapping[str, File], private: bool) -> dict[str, Any]:

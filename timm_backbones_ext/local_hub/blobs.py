@@ -5,10 +5,9 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from pathlib import Path
 
-from .._digest import CHUNK, sha256_of
 from .names import Refused, checked_hash
 
 __all__ = ["Blobs", "Incoming"]
@@ -30,65 +29,62 @@ class Blobs:
         path = self.path(sha256)
         return path.stat().st_size if path.is_file() else None
 
-    def put(self, content: bytes) -> str:
-        """Keep content; returns its sha256."""
-        with self.incoming(hashlib.sha256(content).hexdigest()) as file:
-            file.write(content)
+    def put(self, content: bytes | Iterable[bytes], sha256: str = "", size: int | None = None) -> str:
+        """Keep content, whole or in chunks; returns its sha256."""
+        with Incoming(self, sha256, size) as file:
+            for chunk in [content] if isinstance(content, bytes) else content:
+                file.write(chunk)
             return file.keep()
-
-    def put_file(self, path: Path) -> str:
-        """Keep a copy of a file; returns its sha256."""
-        with self.incoming(sha256_of(path)) as target, path.open("rb") as source:
-            while chunk := source.read(CHUNK):
-                target.write(chunk)
-            return target.keep()
-
-    def incoming(self, sha256: str, size: int | None = None) -> "Incoming":
-        """A file to write content of this hash and size to; it is there once it was kept."""
-        return Incoming(self.path(sha256), size)
 
     def free(self, needed: Container[str], older_than: float) -> tuple[int, int]:
         """Delete content that is not needed and unfinished files, if they are old; returns how many files and bytes."""
         old = [(path, path.stat()) for path in self.folder.rglob("*") if path.is_file() and path.name not in needed]
-        old = [(path, facts.st_size) for path, facts in old if time.time() - facts.st_mtime >= older_than]
-        for path, _ in old:
+        sizes = {path: facts.st_size for path, facts in old if time.time() - facts.st_mtime >= older_than}
+        for path in sizes:
             path.unlink(missing_ok=True)
-        return len(old), sum(size for _, size in old)
+        return len(sizes), sum(sizes.values())
 
 
 class Incoming:
-    """A file that is hashed as it is written, takes no more than it was said to have, and is gone unless it is kept."""
+    """A file that is hashed as it is written, and gone unless it is kept.
 
-    def __init__(self, target: Path, size: int | None) -> None:
-        target.parent.mkdir(exist_ok=True)
-        self.target, self.size, self.hash, self.written = target, size, hashlib.sha256(), 0
-        handle, name = tempfile.mkstemp(dir=target.parents[1], prefix="incoming-")
-        self.draft, self.raw = Path(name), os.fdopen(handle, "wb")
+    Args:
+        blobs: Where it is kept.
+        sha256: What it has to hash to; anything, if that is empty.
+        size: Bytes that it has to have.
+    """
+
+    def __init__(self, blobs: Blobs, sha256: str = "", size: int | None = None) -> None:
+        self.blobs, self.sha256, self.size = blobs, sha256, size
+        self.hash, self.written = hashlib.sha256(), 0
+        self.file = tempfile.NamedTemporaryFile(dir=blobs.folder, prefix="incoming-", delete=False)  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> "Incoming":
         return self
 
     def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):  # of a full disk, which was raised already
-            self.raw.close()
-        self.draft.unlink(missing_ok=True)
+            self.file.close()
+        Path(self.file.name).unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Append a chunk."""
+        """Append a chunk; Refused if that makes more than was said."""
         self.written += len(chunk)
         if self.size is not None and self.written > self.size:
             raise Refused(400, "BadDigest", f"expected {self.size} bytes; got more")
-        self.raw.write(chunk)
+        self.file.write(chunk)
         self.hash.update(chunk)
 
     def keep(self) -> str:
         """Put the file in its place; Refused if it has another size or hash than was said."""
         got = self.hash.hexdigest()
-        if got != self.target.name or self.size not in (None, self.written):
-            said = f"expected content with sha256 {self.target.name}"
+        if self.sha256 not in ("", got) or self.size not in (None, self.written):
+            said = f"expected content with sha256 {self.sha256}"
             raise Refused(400, "BadDigest", f"{said}; got {self.written} bytes with {got}")
-        self.raw.flush()
-        os.fsync(self.raw.fileno())
-        self.raw.close()
-        os.replace(self.draft, self.target)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        target = self.blobs.path(got)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(self.file.name, target)
         return got

@@ -21,15 +21,13 @@ def fsck(root: str | Path) -> list[str]:
         Refused: The folder holds no local Hub.
     """
     store, problems = _opened(root), []
-    with store.database() as db:
-        query = "SELECT sha256, size, repo || ' ' || path || ' at ' || substr(oid, 1, 8) FROM files ORDER BY sha256"
-        rows = db.execute(query).fetchall()
-    needed: dict[tuple[str, int], list[str]] = {}
-    for sha256, size, place in rows:
-        needed.setdefault((sha256, size), []).append(place)
-    for (sha256, size), places in needed.items():
-        if problem := _problem(store.blobs.path(sha256), sha256, size):
-            problems.append(f"{problem}: {sha256} (needed by {', '.join(places)})")
+    place = "repo || ' ' || path || ' at ' || substr(oid, 1, 8)"
+    query = f"SELECT sha256, size, GROUP_CONCAT({place}, ', ') FROM files GROUP BY sha256, size"
+    for sha256, size, places in store.run(query):
+        path, here = store.blobs.path(sha256), store.blobs.size(sha256)
+        problem = "missing" if here is None else f"{here} bytes instead of {size}" if here != size else ""
+        if problem := problem or ("" if sha256_of(path) == sha256 else "damaged"):
+            problems.append(f"{problem}: {sha256} (needed by {places})")
     return problems
 
 
@@ -44,9 +42,9 @@ def collect(root: str | Path, grace: float = GRACE_SECONDS) -> tuple[int, int]:
         How many files were deleted, and how many bytes.
     """
     store = _opened(root)
-    with store.database(write=True) as db:  # no commit meanwhile
-        db.execute("DELETE FROM uploads WHERE date <= ?", (time.time() - grace,))
-        rows = db.execute("SELECT sha256 FROM files UNION SELECT sha256 FROM uploads")
+    with store.database(write=True):  # no commit meanwhile
+        store.run("DELETE FROM uploads WHERE date <= ?", time.time() - grace)
+        rows = store.run("SELECT sha256 FROM files UNION SELECT sha256 FROM uploads")
         content = store.blobs.free({sha256 for (sha256,) in rows}, grace)
     parts = Blobs(store.root / "xet").free((), grace)
     return content[0] + parts[0], content[1] + parts[1]
@@ -56,11 +54,3 @@ def _opened(root: str | Path) -> Store:
     if not (Path(root) / "hub.sqlite").is_file():
         raise Refused(404, "NotFound", f"{root} holds no local Hub")
     return Store(root)
-
-
-def _problem(path: Path, sha256: str, size: int) -> str:
-    if not path.is_file():
-        return "missing"
-    if path.stat().st_size != size:
-        return f"{path.stat().st_size} bytes instead of {size}"
-    return "" if sha256_of(path) == sha256 else "damaged"

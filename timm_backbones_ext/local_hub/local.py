@@ -4,30 +4,35 @@ timm-ext hub serve ROOT --port 5000
 HF_ENDPOINT=http://127.0.0.1:5000 python script.py
 """
 
-import contextlib
 import json
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from urllib.parse import urlsplit
 
 from .access import Tokens, User
 from .names import Refused
 from .store import Store
 
-__all__ = ["LocalHub", "main", "serve"]
+__all__ = ["LocalHub", "main", "run", "serve"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-START_SECONDS = 120
+
+
+def run(app: Any, sockets: list[socket.socket], **options: Any) -> None:
+    """Serve an ASGI application with uvicorn, until interrupted."""
+    import uvicorn
+
+    quiet: Any = {"log_level": "error", "access_log": False, "lifespan": "off", "timeout_graceful_shutdown": 1}
+    uvicorn.Server(uvicorn.Config(app, **quiet, **options)).run(sockets=sockets)
 
 
 def serve(
@@ -40,10 +45,9 @@ def serve(
     allow_remote: bool = False,
     public_url: str = "",
     storage_port: int | None = None,
-    announce: TextIO | None = None,
-    wrap: Callable[[Any], Any] = lambda app: app,
+    run: Callable[[Any, list[socket.socket]], None] = run,
 ) -> None:
-    """Serve the Hub that is kept in a folder, until interrupted.
+    """Serve the Hub that is kept in a folder, until interrupted; the first line of output names the endpoint, as JSON.
 
     Args:
         root: The folder; made if it does not exist. One server at a time may have it.
@@ -54,8 +58,7 @@ def serve(
         allow_remote: Listen on an address that other machines reach; needs tokens.
         public_url: What clients call this server, if that is not its address: a reverse proxy or a tunnel.
         storage_port: A second port for large files (0: a free one); they come from the first one by default.
-        announce: Where to write the endpoint, as one line of JSON; standard output by default.
-        wrap: ASGI middleware around the Hub.
+        run: What serves the ASGI application on the open sockets; uvicorn by default.
 
     Raises:
         ValueError: An address beyond loopback without `allow_remote` and tokens, or another server has the folder.
@@ -66,45 +69,31 @@ def serve(
     if host not in LOOPBACK and not (allow_remote and known.required):
         raise ValueError(f"{host} can be reached from other machines: that needs allow_remote=True and tokens")
     try:
-        import uvicorn
+        from filelock import FileLock, Timeout
 
         from .server import Hub
     except ImportError as error:
         raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
 
-    if host not in LOOPBACK and not public_url.startswith("https:"):
-        print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
+    names = {host, "localhost", urlsplit(public_url).hostname or host}
+    if host not in LOOPBACK:
+        names |= {socket.gethostname(), socket.getfqdn()}
+        if not public_url.startswith("https:"):
+            print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
     with ExitStack() as stack:
         store = Store(root)
-        stack.enter_context(_alone(store))
-        sockets = [stack.enter_context(_listening(host, port))]
-        if storage_port is not None:
-            sockets.append(stack.enter_context(_listening(host, storage_port)))
-            storage_port = sockets[1].getsockname()[1]
-        hub = Hub(store, known, public_url, storage_port)
-        names = {host, "localhost", urlsplit(public_url).hostname or host}
-        app = hub.app(names | ({socket.gethostname(), socket.getfqdn()} if host not in LOOPBACK else set()))
-        place = f"[{host}]" if ":" in host else host
-        endpoint = public_url or f"http://{place}:{sockets[0].getsockname()[1]}"
-        print(json.dumps({"endpoint": endpoint}), file=announce or sys.stdout, flush=True)
-        config = uvicorn.Config(
-            wrap(app), log_level="error", access_log=False, lifespan="off", timeout_graceful_shutdown=1
-        )
-        uvicorn.Server(config).run(sockets=sockets)
-
-
-@contextmanager
-def _alone(store: Store) -> Generator[None]:
-    """Hold a folder against other servers, also against those of other processes, until this one ends or is killed."""
-    with contextlib.closing(sqlite3.connect(store.root / "server.lock", timeout=0, isolation_level=None)) as lock:
         try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise Refused(
-                409, "Conflict", f"another server has {store.root}; stop it, or take another folder"
-            ) from error
+            stack.enter_context(FileLock(store.root / "server.lock", timeout=0))  # which a killed process gives back
+        except Timeout as error:
+            said = f"another server has {store.root}; stop it, or take another folder"
+            raise Refused(409, "Conflict", said) from error
         shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
-        yield
+        ports = [port] if storage_port is None else [port, storage_port]
+        sockets = [stack.enter_context(_listening(host, number)) for number in ports]
+        port, *storage = [number.getsockname()[1] for number in sockets]
+        endpoint = public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        print(json.dumps({"endpoint": endpoint}), flush=True)
+        run(Hub(store, known, public_url, *storage).app(names), sockets)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -133,16 +122,11 @@ class LocalHub:
     """What the process runs: it calls `main`."""
 
     def __init__(
-        self,
-        root: str | Path | None = None,
-        tokens: Mapping[str, User] | None = None,
-        port: int = 0,
-        **options: Any,
+        self, root: str | Path | None = None, tokens: Mapping[str, User] | None = None, port: int = 0, **options: Any
     ) -> None:
         self.scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
         self.root = Path(root) if root is not None else Path(self.scratch.name, "hub")
-        self.tokens = dict(tokens or {})
-        self.options = {"root": str(self.root), "port": port, "storage_port": 0, **options}
+        self.tokens, self.options = dict(tokens or {}), {"port": port, "storage_port": 0, **options}
 
     @property
     def home(self) -> Path:
@@ -162,38 +146,26 @@ class LocalHub:
         return Store(self.root)
 
     def __enter__(self) -> "LocalHub":
-        if self.tokens:
-            lines = [" ".join((user.name, user.role, token, *user.teams)) for token, user in self.tokens.items()]
-            file = Path(self.scratch.name, "tokens")
-            file.touch(0o600)
-            file.write_text("\n".join(lines))
-            self.options["tokens_file"] = str(file)
-        command = [sys.executable, str(self.script)]
-        self.process: Any = subprocess.Popen(
-            [*command, json.dumps(self.options)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        watchdog = threading.Timer(START_SECONDS, self.process.kill)
-        watchdog.start()
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process: Any = subprocess.Popen([sys.executable, str(self.script), str(self.root)], **pipes)
+        tokens = {token: vars(user) for token, user in self.tokens.items()}
+        print(json.dumps({**self.options, "tokens": tokens}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
-        watchdog.cancel()
         if not line:
             self.__exit__()
-            raise RuntimeError(f"the local Hub did not start within {START_SECONDS} s; what it said is above")
+            raise RuntimeError("the local Hub did not start; what it said is above")
         self.endpoint = json.loads(line)["endpoint"]
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        try:
-            self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
+        with self.process:  # which waits for its end
+            self.process.kill()  # nothing that was acknowledged is lost
         self.scratch.cleanup()
 
 
-def main(wrap: Callable[[Any], Any] = lambda app: app) -> None:
-    """Serve for a `LocalHub`, until the process that made it ends: it holds the other end of the standard input."""
+def main(run: Callable[[Any, list[socket.socket]], None] = run) -> None:
+    """Serve for a `LocalHub`, which writes the options to the standard input, until the process that made it ends."""
+    options = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
-    serve(**json.loads(sys.argv[1]), wrap=wrap)
+    tokens = {token: User(**about) for token, about in options.pop("tokens").items()}
+    serve(sys.argv[1], tokens=tokens, run=run, **options)

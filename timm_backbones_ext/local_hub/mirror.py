@@ -3,19 +3,21 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from .._digest import CHUNK
 from ..errors import HubError
 from ..transport import Repo
-from .names import Refused, checked_path, checked_ref, checked_repo, is_commit
-from .store import File, Store, refs_of
+from .names import Refused, checked_ref, checked_repo, is_commit
+from .store import Commit, File, Store
 
 __all__ = ["Mirrored", "adopt", "mirror"]
 
-MIRROR = "mirror"
-"""Author of commits that came from another Hub."""
+MIRROR = "another Hub"
+"""Author of commits that came from there; no user has a name of two words."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,9 @@ def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token
     private = bool(HfApi(token=token).model_info(repo.id, revision=repo.commit).private)
     store, files = Store(root), []
     for name, content in contents.items():
-        path = repo.file(name)
-        files.append(File(name, store.blobs.put_file(path), content.size, str(content.git), content.sha256 is not None))
+        with repo.file(name).open("rb") as file:
+            digest = store.blobs.put(iter(partial(file.read, CHUNK), b""))
+        files.append(File(name, digest, content.size, str(content.git), content.sha256 is not None))
     kept = adopt(store, repo.id, repo.commit, files, repo.revision, private=private)
     return Mirrored(repo.commit, len(files), kept)
 
@@ -60,26 +63,17 @@ def adopt(store: Store, repo: str, oid: str, files: Iterable[File], revision: st
     """Hold a commit of another Hub under its own id; returns the branch that had to stay where it was."""
     if not is_commit(oid):
         raise Refused(400, "BadRequest", f"{oid!r} is no commit")
-    rows = [(checked_repo(repo), oid, checked_path(f.path), f.sha256, f.size, f.git, f.lfs) for f in files]
-    with store.database(write=True) as db:
-        db.execute("INSERT OR IGNORE INTO repos VALUES (?, ?)", (repo, private))
-        db.execute("UPDATE repos SET private = MAX(private, ?) WHERE id = ?", (private, repo))
-        commit = (repo, oid, None, "mirrored", "", MIRROR, time.time())
-        if db.execute("INSERT OR IGNORE INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)", commit).rowcount:
-            db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        known, kept = refs_of(db, repo), None
-        for name in {_branch(revision), *({"main"} - {ref[6:] for ref in known})} - {None}:
-            at = known.get(f"heads/{name}")
-            query = "SELECT author FROM commits WHERE repo = ? AND oid = ?"
-            if at not in (None, oid) and db.execute(query, (repo, at)).fetchone() != (MIRROR,):
+    checked_repo(repo)
+    branches = set() if is_commit(revision) or revision.startswith("refs/") else {checked_ref(revision)}
+    with store.database(write=True):
+        store.run("INSERT OR IGNORE INTO repos VALUES (?, ?)", repo, private)
+        store.run("UPDATE repos SET private = MAX(private, ?) WHERE id = ?", private, repo)
+        store.add_commit(repo, Commit(oid, None, "mirrored", "", MIRROR, time.time()), files)
+        known, kept = store.refs(repo), None
+        for name in branches | ({"main"} - {ref[6:] for ref in known}):
+            at = known.get(f"heads/{name}", oid)
+            if at != oid and store.history(repo, at)[0].author != MIRROR:
                 kept = name
             else:
-                db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", (repo, f"heads/{name}", oid))
+                store.move(repo, f"heads/{name}", oid)
     return kept
-
-
-def _branch(revision: str) -> str | None:
-    try:
-        return checked_ref(revision)
-    except Refused:  # a commit or `refs/...`: no branch of that name
-        return None

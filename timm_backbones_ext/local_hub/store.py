@@ -1,26 +1,27 @@
-"""Where a local Hub keeps repos: commits, refs and discussions in SQLite, content as files by sha256.
+"""Where a local Hub keeps repos: commits, refs and pull requests in SQLite, content as files by sha256.
 
 A commit is there whole or not at all.
 """
 
 import hashlib
 import json
-import os
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from .._digest import git_blob_id
 from .blobs import Blobs
-from .names import Refused, checked_path, checked_ref, checked_repo, checked_tree, is_commit
+from .names import Refused, checked_path, checked_ref, checked_repo, checked_tree
 
-__all__ = ["Commit", "Draft", "File", "Store", "files_of", "history_of", "insert_commit", "refs_of"]
+__all__ = ["Commit", "Draft", "File", "Store"]
 
-FORMAT = 2
+FORMAT = 3
 SCHEMA = f"""
+PRAGMA journal_mode = WAL;
 CREATE TABLE IF NOT EXISTS repos (id TEXT PRIMARY KEY COLLATE NOCASE, private INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (
     repo TEXT NOT NULL, oid TEXT NOT NULL, parent TEXT, title TEXT NOT NULL, message TEXT NOT NULL,
@@ -32,9 +33,9 @@ CREATE TABLE IF NOT EXISTS files (
 );
 CREATE INDEX IF NOT EXISTS content ON files (sha256);
 CREATE TABLE IF NOT EXISTS refs (repo TEXT NOT NULL, name TEXT NOT NULL, oid TEXT NOT NULL, PRIMARY KEY (repo, name));
-CREATE TABLE IF NOT EXISTS events (
-    repo TEXT NOT NULL, num INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, author TEXT NOT NULL,
-    date REAL NOT NULL, edited INTEGER NOT NULL DEFAULT 0
+CREATE TABLE IF NOT EXISTS pulls (
+    repo TEXT NOT NULL, num INTEGER NOT NULL, title TEXT NOT NULL, author TEXT NOT NULL, date REAL NOT NULL,
+    status TEXT NOT NULL, PRIMARY KEY (repo, num)
 );
 CREATE TABLE IF NOT EXISTS uploads (
     repo TEXT NOT NULL, sha256 TEXT NOT NULL, date REAL NOT NULL, PRIMARY KEY (repo, sha256)
@@ -42,12 +43,12 @@ CREATE TABLE IF NOT EXISTS uploads (
 PRAGMA user_version = {FORMAT};
 """
 LFS = ("safetensors", "bin", "pt", "pth", "onnx", "h5", "gz", "zip", "npz", "pkl")
+"""Suffixes of what goes by LFS, whatever its size."""
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS).encode()
-"""`.gitattributes` of a new repo: what goes by LFS, whatever its size."""
+"""`.gitattributes` of a new repo."""
 
 
-@dataclass(frozen=True)
-class File:
+class File(NamedTuple):
     """One file of a commit."""
 
     path: str
@@ -63,8 +64,7 @@ class File:
         return self.sha256 if self.lfs else self.git
 
 
-@dataclass(frozen=True)
-class Commit:
+class Commit(NamedTuple):
     """One state of a repo."""
 
     oid: str
@@ -76,14 +76,13 @@ class Commit:
     """Seconds since 1970, UTC."""
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """What a commit says and changes."""
 
     title: str
     message: str
     author: str
-    add: Mapping[str, File] = field(default_factory=dict)
+    add: Mapping[str, File] = {}
     delete: Iterable[str] = ()
     """Paths of files and folders."""
 
@@ -92,98 +91,106 @@ class Store:
     """The folder of a local Hub; Refused if another version of this package wrote it."""
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root, self._own = Path(root), threading.local()
         self.blobs = Blobs(self.root / "blobs")
         self._file = self.root / "hub.sqlite"
-        os.close(os.open(self._file, os.O_CREAT, 0o600))
+        self._file.touch()
         self._file.chmod(0o600)
         with self.database() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
-            (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            if tables and version != FORMAT:
+            if version != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise Refused(409, "Conflict", f"{root} has format {version}; expected {FORMAT}. Make a new folder")
-            db.execute("PRAGMA journal_mode=WAL")
             db.executescript(SCHEMA)
 
     @contextmanager
     def database(self, write: bool = False) -> Generator[sqlite3.Connection]:
-        """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind."""
+        """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind.
+
+        Inside a transaction, all methods take part in it.
+        """
+        if (own := getattr(self._own, "transaction", None)) is not None:
+            yield own
+            return
         with closing(sqlite3.connect(self._file, timeout=30, isolation_level=None)) as db:
             db.execute("PRAGMA synchronous=FULL")
-            if write:
-                db.execute("BEGIN IMMEDIATE")
-            yield db  # closing takes back what was not committed
-            if write:
+            if not write:
+                yield db
+                return
+            db.execute("BEGIN IMMEDIATE")
+            self._own.transaction = db
+            try:
+                yield db  # closing takes back what was not committed
                 db.execute("COMMIT")
+            finally:
+                self._own.transaction = None
+
+    def run(self, query: str, *values: object) -> list[Any]:
+        """The rows of one statement."""
+        with self.database() as db:
+            return db.execute(query, values).fetchall()
 
     # repos
 
     def create_repo(self, repo: str, private: bool = False, author: str = "local") -> None:
         """Make a repo with a first commit on `main`; Refused if the id is taken, whatever its upper case."""
         checked_repo(repo)
-        git, sha256 = git_blob_id(ATTRIBUTES), self.blobs.put(ATTRIBUTES)
-        first = File(".gitattributes", sha256, len(ATTRIBUTES), git, lfs=False)
-        with self.database(write=True) as db:
-            if db.execute("SELECT 1 FROM repos WHERE id = ?", (repo,)).fetchone():
+        first = File(".gitattributes", self.blobs.put(ATTRIBUTES), len(ATTRIBUTES), git_blob_id(ATTRIBUTES), lfs=False)
+        with self.database(write=True):
+            if self.find(repo):
                 raise Refused(409, "Conflict", f"A model repository called {repo!r} already exists")
-            db.execute("INSERT INTO repos VALUES (?, ?)", (repo, private))
-            insert_commit(db, repo, "heads/main", Draft("initial commit", "", author), None, [first])
+            self.run("INSERT INTO repos VALUES (?, ?)", repo, private)
+            self._insert(repo, "heads/main", Draft("initial commit", "", author), None, [first])
 
     def delete_repo(self, repo: str) -> None:
         """Forget a repo; `fsck --gc` frees what only it held."""
-        with self.database(write=True) as db:
-            for table in ("files", "commits", "refs", "events", "uploads"):
-                db.execute(f"DELETE FROM {table} WHERE repo = ?", (repo,))
-            db.execute("DELETE FROM repos WHERE id = ?", (repo,))
+        with self.database(write=True):
+            for table in ("files", "commits", "refs", "pulls", "uploads"):
+                self.run(f"DELETE FROM {table} WHERE repo = ?", repo)
+            self.run("DELETE FROM repos WHERE id = ?", repo)
 
     def find(self, repo: str) -> tuple[str, bool] | None:
         """The id of a repo as it was made, and whether it is private."""
-        with self.database() as db:
-            row = db.execute("SELECT * FROM repos WHERE id = ?", (repo,)).fetchone()
-        return (row[0], bool(row[1])) if row else None
+        return next(
+            ((name, bool(private)) for name, private in self.run("SELECT * FROM repos WHERE id = ?", repo)), None
+        )
 
     def set_private(self, repo: str, private: bool) -> None:
         """Make a repo private or public."""
-        with self.database(write=True) as db:
-            db.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo))
+        self.run("UPDATE repos SET private = ? WHERE id = ?", private, repo)
 
     def repos(self) -> dict[str, bool]:
         """Ids of all repos, and whether each is private."""
-        with self.database() as db:
-            return {repo: bool(private) for repo, private in db.execute("SELECT * FROM repos ORDER BY id")}
+        return {repo: bool(private) for repo, private in self.run("SELECT * FROM repos ORDER BY id")}
 
     # refs
 
     def refs(self, repo: str) -> dict[str, str]:
         """`heads/main`, `tags/v1`, `pr/1` -> commit."""
-        with self.database() as db:
-            return refs_of(db, repo)
+        return dict(self.run("SELECT name, oid FROM refs WHERE repo = ? ORDER BY name", repo))
 
     def resolve(self, repo: str, revision: str) -> str:
-        """The commit that a full sha, branch, tag, `refs/...` or the start of a sha means, in this order."""
-        with self.database() as db:
-            found = "SELECT oid FROM commits WHERE repo = ? AND oid "
-            if db.execute(f"{found} = ?", (repo, revision)).fetchone():
-                return revision
-            refs = refs_of(db, repo)
-            names = [revision[5:]] if revision.startswith("refs/") else [f"heads/{revision}", f"tags/{revision}"]
-            if known := next((refs[name] for name in names if name in refs), None):
-                return known
-            if len(revision) >= 7 and is_commit(revision.ljust(40, "0")):
-                rows = db.execute(f"{found} GLOB ?", (repo, f"{revision}*")).fetchall()
-                if len(rows) == 1:
-                    return rows[0][0]
+        """The commit that a full sha, branch, tag or `refs/...` means, in this order."""
+        if self.run("SELECT 1 FROM commits WHERE repo = ? AND oid = ?", repo, revision):
+            return revision
+        refs = self.refs(repo)
+        names = [revision[5:]] if revision.startswith("refs/") else [f"heads/{revision}", f"tags/{revision}"]
+        if known := next((refs[name] for name in names if name in refs), None):
+            return known
         raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+
+    def move(self, repo: str, name: str, oid: str) -> None:
+        """Make a ref, or move it."""
+        self.run("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", repo, name, oid)
 
     def create_ref(self, repo: str, kind: str, name: str, oid: str) -> None:
         """Make a branch (`kind="heads"`) or tag (`"tags"`); Refused if git could not hold it beside the others."""
         checked_ref(name, "branch" if kind == "heads" else "tag")
-        with self.database(write=True) as db:
-            known = [ref[len(kind) + 1 :] for ref in refs_of(db, repo) if ref.startswith(f"{kind}/")]
+        with self.database(write=True):
+            known = [ref[len(kind) + 1 :] for ref in self.refs(repo) if ref.startswith(f"{kind}/")]
             if name in known:
                 raise Refused(409, "Conflict", f"Reference refs/{kind}/{name} already exists")
             checked_tree([*known, name])
-            db.execute("INSERT INTO refs VALUES (?, ?, ?)", (repo, f"{kind}/{name}", oid))
+            self.move(repo, f"{kind}/{name}", oid)
 
     def delete_ref(self, repo: str, kind: str, name: str) -> None:
         """Delete a branch or tag."""
@@ -195,35 +202,38 @@ class Store:
 
     def files(self, repo: str, oid: str) -> dict[str, File]:
         """Files of a commit by path."""
-        with self.database() as db:
-            return files_of(db, repo, oid)
+        query = "SELECT path, sha256, size, git, lfs FROM files WHERE repo = ? AND oid = ? ORDER BY path"
+        return {row[0]: File(*row[:4], lfs=bool(row[4])) for row in self.run(query, repo, oid)}
 
     def history(self, repo: str, oid: str) -> list[Commit]:
         """A commit and those before it."""
-        with self.database() as db:
-            return history_of(db, repo, oid)
+        query = """
+        WITH RECURSIVE line (oid, depth) AS (
+            SELECT ?2, 0 UNION ALL
+            SELECT parent, depth + 1 FROM commits JOIN line USING (oid) WHERE repo = ?1 AND parent IS NOT NULL
+        ) SELECT oid, parent, title, message, author, date
+        FROM commits JOIN line USING (oid) WHERE repo = ?1 ORDER BY depth
+        """
+        return [Commit(*row) for row in self.run(query, repo, oid)]
 
     def holds(self, repo: str, sha256: str) -> bool:
         """Whether content belongs to a repo: a commit of it has it, or it was uploaded to it."""
-        with self.database() as db:
-            return _holds(db, repo, sha256) and self.blobs.size(sha256) is not None
+        query = "SELECT 1 FROM {} WHERE repo = ? AND sha256 = ? LIMIT 1"
+        known = any(self.run(query.format(table), repo, sha256) for table in ("uploads", "files"))
+        return known and self.blobs.size(sha256) is not None
 
-    def uploaded(self, repo: str, *hashes: str) -> None:
+    def uploaded(self, repo: str, sha256: str) -> None:
         """Remember that content was uploaded to a repo, so that its commits may name it."""
-        with self.database(write=True) as db:
-            rows = [(repo, sha256, time.time()) for sha256 in hashes]
-            db.executemany("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", rows)
+        self.run("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", repo, sha256, time.time())
 
-    def commit(
-        self, repo: str, ref: str | Callable[[sqlite3.Connection], str], draft: Draft, parent: str | None = None
-    ) -> str:
-        """Add and delete files in one step, and move a ref to the new commit.
+    def commit(self, repo: str, ref: str, draft: Draft, parent: str = "") -> str:
+        """Add and delete files in one step, and move a ref that is there to the new commit.
 
         Args:
             repo: The repo.
-            ref: A ref that is there; or what makes a new one, from `parent`, in the same transaction.
+            ref: Such as `heads/main`.
             draft: What changes.
-            parent: Commit that the ref has to be at.
+            parent: Commit that the ref has to be at, or the start of its id.
 
         Returns:
             The new commit.
@@ -231,60 +241,35 @@ class Store:
         Raises:
             Refused: The ref is not at `parent`, a path leads out of the repo, or content was not uploaded to this repo.
         """
-        for path in draft.add:
-            checked_path(path)
-        with self.database(write=True) as db:
-            head = refs_of(db, repo)[ref] if isinstance(ref, str) else parent
-            if parent not in (None, head):
+        with self.database(write=True):
+            head = self.resolve(repo, f"refs/{ref}")
+            if not head.startswith(parent):
                 said = "The branch was updated since you opened this page. Please refresh and try again."
                 raise Refused(412, "PreconditionFailed", said)
             for file in draft.add.values():
-                if self.blobs.size(file.sha256) != file.size or (file.lfs and not _holds(db, repo, file.sha256)):
+                if self.blobs.size(file.sha256) != file.size or (file.lfs and not self.holds(repo, file.sha256)):
                     said = f"its content was not uploaded to {repo}, or has another size"
                     raise Refused(400, "BadRequest", f"{file.path}: {said}")
-            files = {**_without(files_of(db, repo, str(head)), draft.delete), **draft.add}
+            files = {**_without(self.files(repo, head), draft.delete), **draft.add}
             checked_tree(files)
-            return insert_commit(db, repo, ref if isinstance(ref, str) else ref(db), draft, head, files.values())
+            return self._insert(repo, ref, draft, head, files.values())
 
+    def _insert(self, repo: str, ref: str, draft: Draft, parent: str | None, files: Iterable[File]) -> str:
+        """Write a commit, and move a ref to it; in the transaction of the caller."""
+        text, files = (draft.title, draft.message, draft.author, time.time()), sorted(files)
+        content = json.dumps([repo, parent, text, files])
+        oid = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
+        self.add_commit(repo, Commit(oid, parent, *text), files)
+        self.move(repo, ref, oid)
+        return oid
 
-def refs_of(db: sqlite3.Connection, repo: str) -> dict[str, str]:
-    """All refs of a repo."""
-    return dict(db.execute("SELECT name, oid FROM refs WHERE repo = ? ORDER BY name", (repo,)).fetchall())
-
-
-def files_of(db: sqlite3.Connection, repo: str, oid: str) -> dict[str, File]:
-    """Files of a commit by path."""
-    query = "SELECT path, sha256, size, git, lfs FROM files WHERE repo = ? AND oid = ? ORDER BY path"
-    return {row[0]: File(*row[:4], lfs=bool(row[4])) for row in db.execute(query, (repo, oid))}
-
-
-def history_of(db: sqlite3.Connection, repo: str, oid: str) -> list[Commit]:
-    """A commit and those before it."""
-    query = """
-    WITH RECURSIVE line (oid, depth) AS (
-        SELECT ?2, 0 UNION ALL
-        SELECT parent, depth + 1 FROM commits JOIN line USING (oid) WHERE repo = ?1 AND parent IS NOT NULL
-    ) SELECT oid, parent, title, message, author, date FROM commits JOIN line USING (oid) WHERE repo = ?1 ORDER BY depth
-    """
-    return [Commit(*row) for row in db.execute(query, (repo, oid))]
-
-
-def insert_commit(
-    db: sqlite3.Connection, repo: str, ref: str, draft: Draft, parent: str | None, files: Iterable[File]
-) -> str:
-    """Write a commit, and move a ref to it."""
-    rows, text = [vars(file).values() for file in files], (draft.title, draft.message, draft.author, time.time())
-    content = json.dumps([repo, parent, text, sorted(list(row) for row in rows)])
-    oid = hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
-    db.execute("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)", (repo, oid, parent, *text))
-    db.executemany("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", [(repo, oid, *row) for row in rows])
-    db.execute("INSERT OR REPLACE INTO refs VALUES (?, ?, ?)", (repo, ref, oid))
-    return oid
-
-
-def _holds(db: sqlite3.Connection, repo: str, sha256: str) -> bool:
-    query = "SELECT 1 FROM {} WHERE repo = ? AND sha256 = ? LIMIT 1"
-    return any(db.execute(query.format(table), (repo, sha256)).fetchone() for table in ("uploads", "files"))
+    def add_commit(self, repo: str, commit: Commit, files: Iterable[File]) -> None:
+        """Write a commit and its files, unless the repo has it; in the transaction of the caller."""
+        if not self.run("SELECT 1 FROM commits WHERE repo = ? AND oid = ?", repo, commit.oid):
+            self.run("INSERT INTO commits VALUES (?, ?, ?, ?, ?, ?, ?)", repo, *commit)
+            for file in files:
+                checked_path(file.path)
+                self.run("INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", repo, commit.oid, *file)
 
 
 def _without(files: dict[str, File], paths: Iterable[str]) -> dict[str, File]:

@@ -2,27 +2,28 @@
 
 from base64 import b64decode
 from binascii import Error as NotBase64
-from fnmatch import fnmatch
-from functools import partial
 from hashlib import sha256
-from secrets import token_hex
-from urllib.parse import quote, unquote
+from secrets import token_bytes, token_hex
+from time import time
+from typing import Any
 
+from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from .._digest import git_blob_id
-from . import discussions
-from .access import Links
+from . import pulls
+from .blobs import Incoming
 from .names import Refused, checked_hash, checked_path
-from .store import Draft, File, Store
-from .web import Asked, Call, chunks, endpoint, in_thread, route
+from .store import LFS, Draft, File, Store
+from .web import Call, chunks, entry, in_thread, read, route
 from .xet import LARGEST_SHARD, LARGEST_XORB, Scratch
 
 __all__ = ["Uploads"]
 
 LFS_SIZE, LARGEST_FILE = 1 << 20, 1 << 40
+LINK_SECONDS = 3600
 
 
 class Uploads:
@@ -35,56 +36,65 @@ class Uploads:
     """
 
     def __init__(self, store: Store, public_url: str, storage_port: int | None) -> None:
-        self.store, self.links = store, Links()
+        self.store, self.signer = store, URLSafeTimedSerializer(token_bytes())
         self.public_url, self.storage_port = public_url.rstrip("/"), storage_port
 
     def storage_routes(self) -> list[Route]:
         """The routes whose permission is in the link, or in the token of one upload."""
         xet, link = "/xet/{upload}", "/storage/{sha256}"
         return [
-            route("GET", link, self.may_get, self.send_blob, 0),
-            Route(link, endpoint(self.receive_blob), methods=["PUT"]),
+            route("GET", link, self.may_get, self.send_blob),
+            Route(link, self.receive_blob, methods=["PUT"]),
             route("POST", f"{xet}/v1/xorbs/default/{{name}}", self.may_upload, self.receive_xorb, LARGEST_XORB),
             route("POST", f"{xet}/v1/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
-            route("POST", f"{xet}/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
         ]
 
     def origin(self, call: Call, port: int | None = None) -> str:
         """Scheme, host and port that the client called, or the public ones; with another port, if there is one."""
-        netloc = call.request.headers["host"]
+        netloc = call.headers["host"]
         if port:
             host = netloc if netloc.endswith("]") else netloc.rpartition(":")[0] or netloc
             netloc = f"{host}:{port}"
         return self.public_url or f"http://{netloc}"
 
-    def link(self, call: Call, method: str, digest: str, size: int = 0) -> str:
-        """A link to content, or to send content of a size to for a repo."""
-        sign = self.links.sign(method, digest, *([size, call.repo] if method == "PUT" else []))
-        bound = f"&size={size}&repo={call.repo}" if method == "PUT" else ""
-        return f"{self.origin(call, self.storage_port)}/storage/{digest}?sign={sign}{bound}"
+    def link(self, call: Call, method: str, digest: str, *bound: object) -> str:
+        """A link to content; one to send content to is bound to its size and repo."""
+        signed = self.signer.dumps((digest, *bound), salt=method)
+        return f"{self.origin(call, self.storage_port)}/storage/{digest}?signed={signed}"
+
+    def signed(self, text: str, salt: str) -> Any:
+        """What this server has signed less than an hour ago."""
+        try:
+            return self.signer.loads(text, max_age=LINK_SECONDS, salt=salt)
+        except BadSignature as error:
+            raise Refused(401 if salt == "xet" else 403, "AccessDenied", "expired or not genuine") from error
 
     # the storage
 
     def may_get(self, call: Call) -> None:
-        """Refuse a link that this server did not make, or that is too old."""
-        if not self.links.good(call.query.get("sign", ""), "GET", call.part("sha256")):
-            raise Refused(403, "AccessDenied", "the link has expired or is not genuine")
+        """Refuse a link that this server did not make for this content, or that is too old."""
+        if self.signed(call.query_params.get("signed", ""), "GET") != [call.part("sha256")]:
+            raise Refused(403, "AccessDenied", "the link is for other content")
 
     def send_blob(self, call: Call) -> Response:
         """Send content."""
         digest = call.part("sha256")
         if self.store.blobs.size(digest) is None:
             raise Refused(404, "EntryNotFound", f"{digest} is missing; run `timm-ext hub fsck`")
-        return FileResponse(self.store.blobs.path(digest), headers={"ETag": f'"{digest}"'})
+        return self.file(digest, ETag=f'"{digest}"')
+
+    def file(self, digest: str, **headers: str) -> Response:
+        """Content as a file that no browser takes for a page."""
+        safe = {"X-Content-Type-Options": "nosniff", **headers}
+        return FileResponse(self.store.blobs.path(digest), headers=safe, media_type="text/plain")
 
     async def receive_blob(self, request: Request) -> Response:
         """Keep content if it is what its link says; it goes to the disk as it arrives."""
-        digest, query = request.path_params["sha256"], request.query_params
-        size, repo = query.get("size", ""), query.get("repo", "")
-        if not self.links.good(query.get("sign", ""), "PUT", digest, size, repo):
-            raise Refused(403, "AccessDenied", "the link has expired or is not genuine")
-        with await in_thread(self.store.blobs.incoming, digest, int(size)) as file:
-            async for chunk in chunks(request, int(size)):
+        digest, size, repo = self.signed(request.query_params.get("signed", ""), "PUT")
+        if digest != request.path_params["sha256"]:
+            raise Refused(403, "AccessDenied", "the link is for other content")
+        with await in_thread(Incoming, self.store.blobs, digest, size) as file:
+            async for chunk in chunks(request, size):
                 await in_thread(file.write, chunk)
             await in_thread(file.keep)
         await in_thread(self.store.uploaded, repo, digest)
@@ -93,113 +103,103 @@ class Uploads:
     def xet_token(self, call: Call) -> Response:
         """Where the client's Xet uploads to, a folder of this upload alone, and the token that opens it."""
         url = f"{self.origin(call, self.storage_port)}/xet/{token_hex(16)}"
-        sign = self.links.sign("xet", call.name, call.repo)
-        token, until = f"{sign}|{quote(call.name)}|{call.repo}", int(sign.partition("-")[0])
+        token, until = self.signer.dumps((call.name, call.repo), salt="xet"), int(time()) + LINK_SECONDS
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(until)}
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": until}, headers=headers)
 
     def may_upload(self, call: Call) -> None:
-        """Refuse a token that was not made for an upload; find the folder that it opens."""
-        token = call.request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        sign, user, call.repo = (*token.split("|"), "", "", "")[:3]
-        if not self.links.good(sign, "xet", unquote(user), call.repo):
-            raise Refused(401, "Unauthorized", "the token of the Xet storage has expired or is not genuine")
-        call.folder = sha256(f"{user}|{call.repo}|{call.part('upload')}".encode()).hexdigest()
+        """Refuse a token that was not made for an upload."""
+        _, call.repo = self.signed(call.token, "xet")
 
-    def receive_xorb(self, call: Call) -> Response:
+    def scratch(self, call: Call) -> Scratch:
+        """The folder of an upload: no other user and no other repo has the same."""
+        owner = "|".join([*self.signed(call.token, "xet"), call.part("upload")])
+        return Scratch(self.store, sha256(owner.encode()).hexdigest())
+
+    def receive_xorb(self, call: Call) -> Any:
         """Keep a part of an upload until its shard arrives."""
-        Scratch(self.store, call.folder).put(checked_hash(call.part("name")), call.body)
-        return JSONResponse({"was_inserted": True})
+        self.scratch(call).put(checked_hash(call.part("name")), call.content)
+        return {"was_inserted": True}
 
-    def receive_shard(self, call: Call) -> Response:
+    def receive_shard(self, call: Call) -> Any:
         """Put the files of an upload together."""
-        self.store.uploaded(call.repo, *Scratch(self.store, call.folder).register(call.body))
-        return JSONResponse({"result": 1})
+        for digest in self.scratch(call).register(call.content):
+            self.store.uploaded(call.repo, digest)
+        return {"result": 1}
 
     # what the API says about uploads
 
-    def preupload(self, call: Call) -> Response:
+    def preupload(self, call: Call) -> Any:
         """Say for each file whether it goes by LFS, and what the repo holds at its place."""
         present, modes = self.store.files(call.repo, self.store.resolve(call.repo, call.part("revision"))), []
-        large, attributes = [], present.get(".gitattributes")
-        if attributes and attributes.size < LFS_SIZE:
-            lines = self.store.blobs.path(attributes.sha256).read_text(errors="replace").splitlines()
-            large = [line.split()[0] for line in lines if "filter=lfs" in line.split()[1:]]
-        for item in call.asked.objects("files"):
-            path, size = item.text("path"), item.get("size", int)
-            names = (path, path.rpartition("/")[2])
-            lfs = size >= LFS_SIZE or any(fnmatch(name, pattern) for pattern in large for name in names)
+        for item in entry(call.asked, "files", list):
+            path = entry(item, "path")
+            lfs = entry(item, "size", int) >= LFS_SIZE or path.rpartition(".")[2] in LFS
             oid = present[path].etag if path in present else None
             modes.append({"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid})
-        return JSONResponse({"files": modes})
+        return {"files": modes}
 
     def lfs_batch(self, call: Call) -> Response:
         """Links to upload what a repo lacks, for writers; or to download what it holds."""
-        upload = call.asked.text("operation", "") == "upload"
-        if upload and not (call.user and call.user.writes):
-            raise Refused(403 if call.user else 401, "Unauthorized", "a token that may write is needed to upload")
+        upload = entry(call.asked, "operation", str, "") == "upload"
+        if upload and not (call.who and call.who.writes):
+            raise Refused(403 if call.who else 401, "Unauthorized", "a token that may write is needed to upload")
         objects = []
-        for item in call.asked.objects("objects"):
-            digest, size = checked_hash(item.text("oid")), item.get("size", int, 0)
-            entry, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
+        for item in entry(call.asked, "objects", list):
+            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
+            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
             if not upload and held:
-                entry["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
+                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
             elif not upload or not 0 <= size <= LARGEST_FILE:
-                entry["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
+                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
             elif not held:
-                entry["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size)}}
-            objects.append(entry)
-        answer = {"transfer": "basic", "objects": objects}
-        return JSONResponse(answer, media_type="application/vnd.git-lfs+json")
+                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
+            objects.append(answer)
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
-    def commit(self, call: Call) -> Response:
+    def commit(self, call: Call) -> Any:
         """Store the small files of a commit and make it, on its branch or as a pull request."""
-        lines = [Asked.read(line) for line in call.body.splitlines() if line.strip()]
-        values = [(line.text("key"), Asked(line.get("value", dict))) for line in lines]
-        said = next((value for key, value in values if key == "header"), Asked({}))
-        proposed = call.query.get("create_pr") == "1"
-        ref, head = self.target(call, proposed)
-        if not head.startswith(said.text("parentCommit", "")):
-            head = said.text("parentCommit")  # which the store refuses
+        ref, proposed = self.target(call), call.query_params.get("create_pr") == "1"
+        lines = [read(line) for line in call.content.splitlines() if line.strip()]
+        values = [(entry(line, "key"), entry(line, "value", dict)) for line in lines]
+        said = next((value for key, value in values if key == "header"), {})
         add = {file.path: file for file in (self.file_of(key, value) for key, value in values) if file}
-        delete = [value.text("path") for key, value in values if key in ("deletedFile", "deletedFolder")]
-        draft = Draft(said.text("summary", ""), said.text("description", ""), call.name, add, delete)
-        make = partial(discussions.proposed, repo=call.repo, title=draft.title, author=call.name)
-        oid = self.store.commit(call.repo, make if proposed else ref, draft, head)
-        url = f"{self.origin(call)}/{call.repo}"
-        numbers = [int(name[3:]) for name, at in self.store.refs(call.repo).items() if proposed and at == oid]
-        more = {"pullRequestUrl": f"{url}/discussions/{numbers[0]}"} if numbers else {}
-        return JSONResponse({"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", **more})
+        delete = [entry(value, "path") for key, value in values if key in ("deletedFile", "deletedFolder")]
+        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.name, add, delete)
+        url, answer = f"{self.origin(call)}/{call.repo}", {}
+        with self.store.database(write=True):
+            if proposed:
+                head = self.store.resolve(call.repo, f"refs/{ref}")
+                num = pulls.open_pull(self.store, call.repo, draft.title, call.name, head)
+                ref, answer = f"pr/{num}", {"pullRequestUrl": f"{url}/discussions/{num}"}
+            oid = self.store.commit(call.repo, ref, draft, entry(said, "parentCommit", str, ""))
+        return {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", **answer}
 
-    def target(self, call: Call, proposed: bool) -> tuple[str, str]:
-        """The ref that a commit starts from and where it is; it moves for owners, and for who opened a pull request."""
+    def target(self, call: Call) -> str:
+        """The ref that a commit starts from; it moves for owners, and for who opened a pull request."""
         revision = call.part("revision")
         ref = revision[5:] if revision.startswith("refs/") else f"heads/{revision}"
-        head = self.store.refs(call.repo).get(ref)
-        if head is None or ref.startswith("tags/"):
+        if ref.startswith("tags/") or ref not in self.store.refs(call.repo):
             raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        author = ""
-        if ref.startswith("pr/"):
-            with self.store.database() as db:
-                author = discussions.details(db, call.repo, int(ref[3:]))["author"]["name"]
-        if not proposed and author != call.name:
+        mine = ref.startswith("pr/") and pulls.author_of(self.store, call.repo, int(ref[3:])) == call.name
+        if not mine and call.query_params.get("create_pr") != "1":
             call.must_own(call.repo)
-        return ref, head
+        return ref
 
-    def file_of(self, key: str, value: Asked) -> File | None:
+    def file_of(self, key: str, value: Any) -> File | None:
         """The file that a line of a commit adds."""
         if key not in ("file", "lfsFile"):
             return None
-        path = checked_path(value.text("path"))
+        path = checked_path(entry(value, "path"))
         if key == "file":
-            content = value.text("content").encode()
-            if value.text("encoding", "utf-8") == "base64":
+            content = entry(value, "content").encode()
+            if entry(value, "encoding", str, "utf-8") == "base64":
                 try:
                     content = b64decode(content)
                 except NotBase64 as error:
                     raise Refused(400, "BadRequest", f"{path}: {error}") from error
             return File(path, self.store.blobs.put(content), len(content), git_blob_id(content), lfs=False)
-        digest = checked_hash(value.text("oid"))
-        size = value.get("size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
+        digest = checked_hash(entry(value, "oid"))
+        size = entry(value, "size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"
         return File(path, digest, size, git_blob_id(pointer.encode()), lfs=True)

@@ -3,11 +3,10 @@
 import contextlib
 import errno
 import json
-import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Collection
 from ipaddress import ip_address
+from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,95 +15,74 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .access import User
 from .names import Refused
 
-__all__ = ["Asked", "Call", "Door", "chunks", "endpoint", "in_thread", "refusal", "route"]
+__all__ = ["HANDLERS", "Call", "Door", "chunks", "entry", "in_thread", "read", "route"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Asked:
-    """A JSON object that a client sent; an entry of another type than expected is Refused."""
-
-    def __init__(self, entries: Any) -> None:
-        if not isinstance(entries, dict):
-            raise Refused(400, "BadRequest", f"expected a JSON object; got {type(entries).__name__}")
-        self.entries = entries
-
-    @classmethod
-    def read(cls, text: bytes) -> "Asked":
-        """Read JSON."""
-        try:
-            return cls(json.loads(text or b"{}"))
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "BadRequest", f"expected a JSON object; {error}") from error
-
-    def get(self, key: str, kind: type, default: Any = None) -> Any:
-        """An entry of a type; required if there is no default."""
-        value = default if (value := self.entries.get(key)) is None else value
-        if type(value) is not kind:
-            raise Refused(400, "BadRequest", f"{key!r}: expected {kind.__name__}; got {type(value).__name__}")
-        return value
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """A string that can be stored: JSON has halves of letters."""
-        value: str = self.get(key, str, default)
-        with contextlib.suppress(UnicodeEncodeError):
-            return value.encode().decode()
-        raise Refused(400, "BadRequest", f"{key!r} is not Unicode text")
-
-    def objects(self, key: str) -> list["Asked"]:
-        """A list of objects."""
-        return [Asked(item) for item in self.get(key, list)]
+def read(text: bytes) -> dict[str, Any]:
+    """The JSON object that a client sent."""
+    try:
+        found = json.loads(text or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "BadRequest", f"expected a JSON object; {error}") from error
+    if not isinstance(found, dict):
+        raise Refused(400, "BadRequest", f"expected a JSON object; got {type(found).__name__}")
+    return found
 
 
-@dataclass
-class Call:
+def entry(found: Any, key: str, kind: type = str, default: Any = None) -> Any:
+    """An entry of an object, of a type; required if there is no default."""
+    value = found.get(key) if isinstance(found, dict) else None
+    value = default if value is None else value
+    if type(value) is not kind:
+        raise Refused(400, "BadRequest", f"{key!r}: expected {kind.__name__}; got {type(value).__name__}")
+    return value
+
+
+class Call(Request):
     """A request, and what is found out about it before the work begins."""
 
-    request: Request
-    user: User | None = None
-    repo: str = ""
-    body: bytes = b""
-    folder: str = ""
-    """Of an upload by Xet."""
+    who: User | None = None
+    repo = ""
+    content = b""
+    """The body."""
 
     @property
     def name(self) -> str:
         """Name of the user."""
-        return self.user.name if self.user else ""
+        return self.who.name if self.who else ""
 
     @property
-    def asked(self) -> Asked:
+    def token(self) -> str:
+        """What the client says who it is."""
+        return self.headers.get("authorization", "").removeprefix("Bearer ").strip()
+
+    @property
+    def asked(self) -> dict[str, Any]:
         """The body as a JSON object."""
-        return Asked.read(self.body)
-
-    @property
-    def query(self) -> Any:
-        """The query of the URL."""
-        return self.request.query_params
+        return read(self.content)
 
     def must_own(self, repo: str) -> None:
         """Refuse users of other namespaces."""
-        if self.user is None or not (self.user.writes and self.user.owns(repo)):
+        if self.who is None or not (self.who.writes and self.who.owns(repo)):
             raise Refused(403, "Forbidden", f"{self.name or 'a stranger'} may not write to {repo}")
 
     def part(self, name: str) -> str:
         """A part of the path, decoded."""
-        with contextlib.suppress(UnicodeDecodeError):
-            return unquote(self.request.path_params.get(name, ""), errors="strict")
-        raise Refused(400, "BadRequest", "the path is not UTF-8")
+        return unquote(self.path_params.get(name, ""), errors="strict")
 
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body, as it arrives; Refused if it is longer than its limit."""
     length = request.headers.get("content-length", "0")
-    left = limit - (int(length) if length.isdecimal() and len(length) < 16 else limit + 1)
+    left = limit if length.isdecimal() and len(length) < 16 and int(length) <= limit else -1
     if left >= 0:
-        left = limit
         async for chunk in request.stream():
             if (left := left - len(chunk)) < 0:
                 break
@@ -113,42 +91,38 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
 
 
-def route(method: str, path: str, check: Callable[[Call], None], work: Callable[[Call], Response], limit: int) -> Route:
+def route(method: str, path: str, check: Callable[[Call], None], work: Callable[[Call], Any], limit: int = 0) -> Route:
     """A route whose caller is checked before its body is read; both the check and the work run in a thread."""
 
     async def answer(request: Request) -> Response:
-        call = Call(request)
+        call = Call(request.scope, request.receive)
         await in_thread(check, call)
-        call.body = b"".join([chunk async for chunk in chunks(request, limit)]) if limit else b""
-        return await in_thread(work, call)
+        call.content = b"".join([chunk async for chunk in chunks(call, limit)]) if limit else b""
+        said = await in_thread(work, call)
+        return said if isinstance(said, Response) else JSONResponse(said)
 
-    return Route(path, endpoint(answer), methods=[method])
-
-
-def endpoint(answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint that turns errors into answers; a full disk is status 507."""
-
-    async def guarded(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except Refused as error:
-            return refusal(error)
-        except HTTPException as error:  # FileResponse refuses ranges
-            return refusal(Refused(error.status_code, "BadRequest", error.detail))
-        except ClientDisconnect:
-            return Response(status_code=400)
-        except (OSError, sqlite3.OperationalError) as error:
-            if getattr(error, "errno", 0) in FULL or "disk is full" in str(error):
-                return refusal(Refused(507, "InsufficientStorage", "the disk of this Hub is full; nothing was stored"))
-            raise
-
-    return guarded
+    return Route(path, answer, methods=[method])
 
 
-def refusal(error: Refused) -> Response:
-    """The answer for what is refused."""
+async def failed(request: Request | None, error: Exception) -> Response:
+    """The answer for what is refused, unknown, no text or too large for the disk; any other error is the server's."""
+    if isinstance(error, HTTPException) and request:
+        error = Refused(404, "RepoNotFound", f"this Hub has no {request.method} {request.scope['path']}")
+    elif isinstance(error, (UnicodeError, ClientDisconnect)):  # JSON and URLs may hold halves of letters
+        error = Refused(400, "BadRequest", f"expected UTF-8; {error}")
+    elif getattr(error, "errno", 0) in FULL or "disk is full" in str(error):
+        error = Refused(507, "InsufficientStorage", "the disk of this Hub is full; nothing was stored")
+    if not isinstance(error, Refused):
+        raise error
     said = {"X-Error-Code": error.code, "X-Error-Message": str(error).encode("unicode_escape").decode()}
-    return JSONResponse({"error": str(error)}, error.status, headers={**said, **error.headers})
+    numbered = {"X-Request-Id": token_hex(8), **said, **error.headers}  # the client puts it into its error
+    return JSONResponse({"error": str(error)}, error.status, headers=numbered)
+
+
+HANDLERS: dict[Any, Any] = dict.fromkeys(
+    (Refused, HTTPException, UnicodeError, ClientDisconnect, OSError, sqlite3.OperationalError), failed
+)
+"""What Starlette answers for each error."""
 
 
 class Door:
@@ -163,19 +137,11 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        headers = dict(scope["headers"])
-        known = self.knows(headers.get(b"host", b"").decode("latin-1"))
-        number = headers.get(b"x-request-id", b"")[:64] or secrets.token_hex(8).encode()
-
-        async def numbered(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                fixed = [(b"x-request-id", number), (b"x-content-type-options", b"nosniff")]
-                message = {**message, "headers": [*message["headers"], *fixed]}
-            await send(message)
-
-        said = "this Hub was not started for that name; see --public-url"
-        app = self.app if known else refusal(Refused(421, "MisdirectedRequest", said))
-        await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, numbered)
+        app = self.app
+        if not self.knows(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
+            said = "this Hub was not started for that name; see --public-url"
+            app = await failed(None, Refused(421, "MisdirectedRequest", said))
+        await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
 
     def knows(self, netloc: str) -> bool:
         """Whether a Host header names this server."""

@@ -9,8 +9,8 @@ import contextlib
 import struct
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import lz4.frame
 
@@ -29,21 +29,17 @@ VERIFIED, WITH_SHA256 = 1 << 31, 1 << 30  # flags of a file's record
 PLAIN, LZ4, GROUPED = 0, 1, 2  # compression of a chunk; grouped: every fourth byte together
 
 
-@dataclass(frozen=True)
-class Term:
-    """A run of chunks of one xorb; one part of a file."""
+class Term(NamedTuple):
+    """A part of a file: chunks `start` to `end` of a xorb, and their size when unpacked."""
 
     xorb: str
     size: int
-    """Bytes when unpacked."""
     start: int
     end: int
-    """Index of the first chunk after the run."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Where the content of a chunk is in its xorb."""
+class Chunk(NamedTuple):
+    """Where the content of a chunk is in its xorb, and how it is packed."""
 
     offset: int
     packed: int
@@ -72,51 +68,39 @@ class Scratch:
             Refused: A file has another sha256 than the shard says, its xorbs are not here or damaged, or it is larger
                 than they can make it.
         """
-        files = list(_files(shard))
-        used = {term.xorb for terms, _ in files for term in terms}
-        there = {name: path for name in used if (path := self.folder / name).is_file()}
-        most = GROWTH * (len(shard) + sum(path.stat().st_size for path in there.values()))
-        if (size := sum(term.size for terms, _ in files for term in terms)) > most:
-            raise Refused(
-                400, "BadRequest", f"the shard makes {size} bytes of content; what is here makes {most} at most"
-            )
-        read = Xorbs(there)
-        for terms, sha256 in files:
+        files = [(terms, sum(term.size for term in terms), sha256) for terms, sha256 in _files(shard)]
+        used = {self.folder / term.xorb for terms, *_ in files for term in terms}
+        there = [path for path in used if path.is_file()]
+        most = GROWTH * (len(shard) + sum(path.stat().st_size for path in there))
+        if (total := sum(size for _, size, _ in files)) > most:
+            raise _bad(f"the shard makes {total} bytes of content; what is here makes {most} at most")
+        for terms, size, sha256 in files:
             if self.blobs.size(sha256) is None:  # it is when an answer was lost and the shard is sent again
-                with self.blobs.incoming(sha256, sum(term.size for term in terms)) as file:
-                    for term in terms:
-                        for data in read.unpacked(term):
-                            file.write(data)
-                    file.keep()
-        for path in there.values():
+                self.blobs.put(self._unpacked(terms), sha256, size)
+        for path in there:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other parts are on their way
             self.folder.rmdir()
-        return [sha256 for _, sha256 in files]
+        return [sha256 for *_, sha256 in files]
+
+    def _unpacked(self, terms: list[Term]) -> Iterator[bytes]:
+        """The content of a file; the xorb that was read last is kept in memory."""
+        name, content, chunks = "", b"", []
+        for term in terms:
+            if term.xorb != name:
+                if not (path := self.folder / term.xorb).is_file():
+                    raise _bad(f"xorb {term.xorb} was not uploaded")
+                name, content = term.xorb, path.read_bytes()
+                chunks = _chunks(content)
+            run = chunks[term.start : term.end]
+            if len(run) != term.end - term.start or sum(chunk.size for chunk in run) != term.size:
+                raise _bad(f"chunks {term.start} to {term.end} of xorb {name} do not make {term.size} bytes")
+            for chunk in run:
+                yield _unpack(content, chunk)
 
 
-class Xorbs:
-    """Reads chunks of the xorbs of an upload; the one that was read last is kept in memory."""
-
-    def __init__(self, paths: dict[str, Path]) -> None:
-        self.paths, self.name, self.content, self.chunks = paths, "", b"", []
-
-    def unpacked(self, term: Term) -> Iterator[bytes]:
-        """The content of a run of chunks."""
-        if term.xorb != self.name:
-            if term.xorb not in self.paths:
-                raise Refused(400, "BadRequest", f"xorb {term.xorb} was not uploaded")
-            self.name, self.content = term.xorb, self.paths[term.xorb].read_bytes()
-            self.chunks = _chunks(self.content)
-        run = self.chunks[term.start : term.end]
-        if len(run) != term.end - term.start or sum(chunk.size for chunk in run) != term.size:
-            raise Refused(
-                400,
-                "BadRequest",
-                f"chunks {term.start} to {term.end} of xorb {term.xorb} do not make {term.size} bytes",
-            )
-        for chunk in run:
-            yield _unpack(self.content, chunk)
+def _bad(message: str) -> Refused:
+    return Refused(400, "BadRequest", message)
 
 
 def _chunks(xorb: bytes) -> list[Chunk]:
@@ -127,9 +111,9 @@ def _chunks(xorb: bytes) -> list[Chunk]:
         found.append(Chunk(offset + 8, packed, xorb[offset + 4], size))
         offset += packed + 8
         if not 0 < size <= LARGEST_CHUNK:
-            raise Refused(400, "BadRequest", f"a chunk has {size} bytes; expected 1 to {LARGEST_CHUNK}")
+            raise _bad(f"a chunk has {size} bytes; expected 1 to {LARGEST_CHUNK}")
     if not found or offset > len(xorb):
-        raise Refused(400, "BadRequest", "the xorb ends in the middle of a chunk, or has none")
+        raise _bad("the xorb ends in the middle of a chunk, or has none")
     return found
 
 
@@ -139,11 +123,11 @@ def _unpack(xorb: bytes, chunk: Chunk) -> bytes:
         if chunk.kind in (LZ4, GROUPED):
             data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=chunk.size + 1)
         elif chunk.kind != PLAIN:
-            raise Refused(400, "BadRequest", f"compression {chunk.kind} is unknown")
+            raise _bad(f"compression {chunk.kind} is unknown")
     except (RuntimeError, EOFError) as error:
-        raise Refused(400, "BadRequest", f"a chunk cannot be unpacked: {error}") from error
+        raise _bad(f"a chunk cannot be unpacked: {error}") from error
     if len(data) != chunk.size:
-        raise Refused(400, "BadRequest", f"a chunk has {len(data)} bytes instead of {chunk.size}")
+        raise _bad(f"a chunk has {len(data)} bytes instead of {chunk.size}")
     return _ungrouped(data) if chunk.kind == GROUPED else data
 
 
@@ -165,12 +149,9 @@ def _files(shard: bytes) -> Iterator[tuple[list[Term], str]]:
         records = at + ENTRY
         at = records + ENTRY * count * (2 if flags & VERIFIED else 1)
         if not flags & WITH_SHA256 or at + ENTRY > len(shard):
-            raise Refused(
-                400, "BadRequest", f"a file of the shard has no sha256, or claims {count} terms that are not there"
-            )
-        fields = (struct.unpack_from("<IIII", shard, records + ENTRY * i + 32) for i in range(count))
-        names = (_hex(shard[records + ENTRY * i :][:32]) for i in range(count))
-        yield [Term(name, *field[1:]) for name, field in zip(names, fields, strict=True)], _hex(shard[at : at + 32])
+            raise _bad(f"a file of the shard has no sha256, or claims {count} terms that are not there")
+        rows = (struct.unpack_from("<32sIIII", shard, records + ENTRY * number) for number in range(count))
+        yield [Term(_hex(name), *row) for name, _, *row in rows], _hex(shard[at : at + 32])
         at += ENTRY
 
 

@@ -192,15 +192,19 @@ def _all_or_nothing(folder: Path) -> Generator[Path]:
         raise
 
 
-def check_folder(folder: Path) -> Report:
+def check_folder(folder: Path, pulled: bool = False) -> Report:
     """Compare the files in a folder with their recorded sha256, then what the model computes with its fingerprint.
+
+    Args:
+        folder: A saved backbone.
+        pulled: Whether a pull made the folder, which leaves out the card.
 
     Raises:
         FileNotFoundError: The folder has no fingerprint.
         HubError: The files are damaged, or do not make a model.
         WeightsError: The weights are not those of the model that the config names.
     """
-    files, saved = check_files(folder), saved_fingerprint(folder)
+    files, saved = check_files(folder, pulled), saved_fingerprint(folder)
     try:
         report = compare(saved, fingerprint(load(folder)))
     except (HubError, WeightsError) as error:

@@ -34,8 +34,13 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
 
 
-def check_files(folder: Path) -> FileCheck:
-    """Compare the files of a folder with its manifest; a folder without one is only noted."""
+def check_files(folder: Path, pulled: bool = False) -> FileCheck:
+    """Compare the files of a folder with its manifest; a folder without one is only noted.
+
+    Args:
+        folder: A saved backbone.
+        pulled: Whether a pull made the folder. Nothing is said of files that a pull leaves out.
+    """
     if not (folder / MANIFEST).is_file():
         return FileCheck(notes=(f"no {MANIFEST}, so the bytes of the files were not compared",))
     saved = _read(folder / MANIFEST)
@@ -44,7 +49,7 @@ def check_files(folder: Path) -> FileCheck:
     changed, notes = [], []
     for name in LISTED:
         here = (folder / name).is_file()
-        if not here and name not in saved:
+        if not here and (name not in saved or (pulled and name not in PULLED)):
             continue
         if not here or name not in saved:
             lack = "is not here" if name in saved else f"is not in {MANIFEST}"

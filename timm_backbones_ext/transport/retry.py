@@ -1,11 +1,12 @@
 """Patience with faults that pass: resets, timeouts, and answers that ask the client to come again."""
 
 import logging
+import os
 import random
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .errors import TransportError, readable
@@ -22,12 +23,21 @@ HOPELESS = ("LocalProtocolError", "TooManyRedirects", "UnsupportedProtocol")
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
+def _first_wait() -> float:
+    """Seconds that `TIMM_BACKBONES_EXT_FIRST_WAIT` sets, or 0.5."""
+    said = os.environ.get("TIMM_BACKBONES_EXT_FIRST_WAIT", "0.5")
+    try:
+        return float(said)
+    except ValueError as error:
+        raise ValueError(f"TIMM_BACKBONES_EXT_FIRST_WAIT: expected seconds, such as 0.5; got {said!r}") from error
+
+
 @dataclass
 class Patience:
     """How often and how long to try again; the wait doubles each time and half of it is random."""
 
     attempts: int = 6
-    first_wait: float = 0.5
+    first_wait: float = field(default_factory=_first_wait)
     """Seconds before the second attempt."""
     longest_wait: float = 20.0
     """Seconds; also the longest `Retry-After` that is waited for."""

@@ -6,9 +6,20 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from timm_backbones_ext.local_hub.local import LocalHub, main
+from timm_backbones_ext.local_hub.local import LocalHub, main, run
 
-__all__ = ["Faults", "FaultyHub"]
+__all__ = ["FaultyHub"]
+CONNECTIONS: dict[tuple[str, int], asyncio.Transport] = {}
+"""Transports by the address of the client, as ASGI names it."""
+
+
+async def break_off(scope: Any) -> None:
+    """Close the connection of a request at once; an exception would be answered with status 500."""
+    client = tuple(scope["client"])
+    if client in CONNECTIONS:  # it is not where the client was impatient
+        CONNECTIONS[client].abort()
+    while client in CONNECTIONS:  # until the server knows that there is nobody to answer
+        await asyncio.sleep(0)
 
 
 class Faults:
@@ -77,7 +88,7 @@ class Faults:
     async def hang(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """No answer for a while."""
         await asyncio.sleep(rule["seconds"])
-        send.__self__.transport.abort()
+        await break_off(scope)
 
     async def lost(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The request is carried out; its answer is lost."""
@@ -86,42 +97,43 @@ class Faults:
             return None
 
         await self.app(scope, receive, nowhere)
-        send.__self__.transport.abort()
+        await break_off(scope)
 
     async def reset(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The connection breaks before an answer."""
-        send.__self__.transport.abort()  # of uvicorn, which would answer an exception with status 500
+        await break_off(scope)
 
     async def cut(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The connection breaks after so many bytes."""
-        await self.app(scope, receive, Changed(send, cut=rule["at"]))
+        await self.app(scope, receive, Changed(scope, send, cut=rule["at"]))
 
     async def stall(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """Nothing more arrives after so many bytes, for a while."""
-        await self.app(scope, receive, Changed(send, cut=rule["at"], pause=rule["seconds"]))
+        await self.app(scope, receive, Changed(scope, send, cut=rule["at"], pause=rule["seconds"]))
 
     async def no_range(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """The whole file, whatever part was asked for; and the connection breaks after so many bytes, if it says so."""
         scope["headers"] = [(key, value) for key, value in scope["headers"] if key != b"range"]
-        await self.app(scope, receive, Changed(send, cut=rule.get("at")))
+        await self.app(scope, receive, Changed(scope, send, cut=rule.get("at")))
 
     async def flip(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """One byte arrives with another value."""
-        await self.app(scope, receive, Changed(send, flip=rule["at"]))
+        await self.app(scope, receive, Changed(scope, send, flip=rule["at"]))
 
     async def rename(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """A file has another name in the answer."""
-        await self.app(scope, receive, Changed(send, names=(rule["from"], rule["to"])))
+        await self.app(scope, receive, Changed(scope, send, names=(rule["from"], rule["to"])))
 
     async def short(self, rule: dict, scope: Any, receive: Any, send: Any) -> None:
         """A body that is too short, with a length that says it is whole."""
-        await self.app(scope, receive, Changed(send, keep=rule["at"]))
+        await self.app(scope, receive, Changed(scope, send, keep=rule["at"]))
 
 
 @dataclass
 class Changed:
     """Sends an answer on with changes to its body."""
 
+    scope: Any
     send: Any
     cut: int | None = None
     """Break the connection after so many bytes ..."""
@@ -145,9 +157,9 @@ class Changed:
             message["body"] = self.changed(bytes(message.get("body", b"")))
             self.sent += len(message["body"])
         await self.send(message)
-        if self.cut is not None and self.sent >= self.cut:
+        if self.cut is not None and self.sent >= self.cut and tuple(self.scope["client"]) in CONNECTIONS:
             await asyncio.sleep(self.pause)
-            raise ConnectionResetError
+            await break_off(self.scope)
 
     def changed(self, body: bytes) -> bytes:
         """The part of the body that starts at byte `sent`, with the fault in it."""
@@ -200,6 +212,26 @@ class FaultyHub(LocalHub):
         with urllib.request.urlopen(request) as answer:
             return json.load(answer)
 
+    def requests(self) -> list[str]:
+        """`GET /path` of each request since the rules were set last; there are none afterwards."""
+        return [f"{method} {path}" for method, path, *_ in self.faults()]
+
+
+def serve(app: Any, sockets: list) -> None:
+    """Serve with faults, on connections that can be broken off."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Connection(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            CONNECTIONS[transport.get_extra_info("peername")[:2]] = transport
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            CONNECTIONS.pop(self.transport.get_extra_info("peername")[:2], None)
+
+    run(Faults(app), sockets, http=Connection)
+
 
 if __name__ == "__main__":
-    main(wrap=Faults)
+    main(run=serve)

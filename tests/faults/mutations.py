@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from cases import CONFIG, RIGHT
+from world import CONFIG, RIGHT
 
 import timm_backbones_ext as tbx
 

@@ -9,31 +9,23 @@ import multiprocessing
 import os
 import pickle
 import resource
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from faulty import FaultyHub
-from huggingface_hub import HfApi
 from safetensors.torch import save
+from world import RIGHT, WEIGHTS, World
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext._digest import sha256_of
 
-__all__ = ["CASES", "ERRORS", "RIGHT", "World", "fresh", "killed"]
+__all__ = ["CASES", "ERRORS", "killed"]
 
-RIGHT = "right weights"
 MB = 1 << 20
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-CASES: dict[str, Callable[["World"], str]] = {}
+CASES: dict[str, Callable[[World], str]] = {}
 ERRORS = {
     "connection always reset": r"cannot be reached and this revision is not in the cache .*\(tried 6 times\)",
     "one byte of the weights always flipped": "model.safetensors arrived damaged twice",
@@ -43,7 +35,7 @@ ERRORS = {
     "no such revision": "no such branch, tag or commit",
     "safetensors file cut short in the repo": "is damaged or is not a safetensors file",
     "header that points outside the file": "is damaged or is not a safetensors file",
-    "header of 100 MB": "is damaged or is not a safetensors file",
+    "header of 11 MB": "is damaged or is not a safetensors file",
     "weights of another model": r"do not fit ext_convnext_atto, nothing was loaded: .*missing \(",
     "disk full": "no space left for model.safetensors",
     "cache that cannot be written to, cold": "is not in the cache, which cannot be written to",
@@ -63,54 +55,6 @@ ERRORS = {
 """What the error says; a case that is not here ends in the right weights."""
 
 
-@dataclass
-class World:
-    """A Hub with one backbone on it, and a user whose cache is empty."""
-
-    hub: FaultyHub
-    repo: str
-    saved: Path
-    """The folder that was pushed."""
-    scratch: Path
-    api: HfApi = field(default_factory=HfApi)
-
-    @property
-    def cache(self) -> Path:
-        """The user's cache."""
-        return self.scratch / "cache"
-
-    def pull(self, **kwargs: Any) -> str:
-        """What a pull ends in: the right weights, or the error that the user reads; everything else is a failure."""
-        options = {"cache_dir": self.cache, "check": False, **kwargs}
-        try:
-            folder = tbx.pull(options.pop("repo", self.repo), **options)
-        except (tbx.HubError, tbx.WeightsError) as error:
-            for blob in self.cache.glob("models--*/blobs/*"):  # nothing that is wrong stays behind as if it were right
-                assert len(blob.name) != 64 or sha256_of(blob) == blob.name
-            return " ".join(str(error).split())
-        assert (folder / WEIGHTS).read_bytes() == (self.saved / WEIGHTS).read_bytes(), "wrong weights were accepted"
-        return RIGHT
-
-    def put(self, name: str, content: bytes | str | Path) -> None:
-        """Replace a file of the repo."""
-        content = content.encode() if isinstance(content, str) else content
-        self.api.upload_file(path_or_fileobj=content, path_in_repo=name, repo_id=self.repo)
-
-    def config(self, **changes: Any) -> None:
-        """Replace entries of the repo's config."""
-        self.put(CONFIG, json.dumps({**json.loads((self.saved / CONFIG).read_text()), **changes}))
-
-    def in_child(self, call: Callable[[], str]) -> str:
-        """The outcome of a call in a forked process."""
-        context = multiprocessing.get_context("fork")
-        queue = context.Queue()
-        child = context.Process(target=lambda: queue.put(_said(call)))
-        child.start()
-        outcome = queue.get(timeout=120)
-        child.join()
-        return outcome
-
-
 def case(name: str) -> Callable[[Callable[[World], str]], Callable[[World], str]]:
     def register(run: Callable[[World], str]) -> Callable[[World], str]:
         CASES[name] = run
@@ -120,27 +64,29 @@ def case(name: str) -> Callable[[Callable[[World], str]], Callable[[World], str]
 
 
 def simple(name: str, *rules: dict, **kwargs: Any) -> None:
-    """A case that is a fault of the network or the server."""
+    """A case that is a fault of the network or the server; `at` below 1 is a part of the weights."""
 
     def run(world: World) -> str:
-        world.hub.faults(*rules)
+        world.hub.faults(*[{**rule, "at": world.part(rule["at"])} if "at" in rule else rule for rule in rules])
         return world.pull(**kwargs)
 
     CASES[name] = run
 
 
-simple("connection cut at 10 MB", {"kind": "cut", "where": "/storage/", "at": 10 * MB})
-simple("connection cut at 10 MB, three times", {"kind": "cut", "where": "/storage/", "at": 10 * MB, "times": 3})
+simple("connection cut after three quarters", {"kind": "cut", "where": "/storage/", "at": 0.75})
+simple(
+    "connection cut after three quarters, three times", {"kind": "cut", "where": "/storage/", "at": 0.75, "times": 3}
+)
 simple("connection reset before each answer, three times", {"kind": "reset", "where": "/", "times": 3})
 simple("connection always reset", {"kind": "reset", "where": "/", "times": -1})
 simple(
-    "cut at 10 MB, and a server that ignores Range",
-    {"kind": "cut", "where": "/storage/", "at": 10 * MB},
+    "cut after three quarters, and a server that ignores Range",
+    {"kind": "cut", "where": "/storage/", "at": 0.75},
     {"kind": "no_range", "where": "/storage/"},
 )
-simple("body shorter than the file", {"kind": "short", "where": "/storage/", "at": 5 * MB})
-simple("one byte of the weights flipped once", {"kind": "flip", "where": "/storage/", "at": 7 * MB})
-simple("one byte of the weights always flipped", {"kind": "flip", "where": "/storage/", "at": 7 * MB, "times": -1})
+simple("body shorter than the file", {"kind": "short", "where": "/storage/", "at": 0.4})
+simple("one byte of the weights flipped once", {"kind": "flip", "where": "/storage/", "at": 0.5})
+simple("one byte of the weights always flipped", {"kind": "flip", "where": "/storage/", "at": 0.5, "times": -1})
 simple("one byte of the config flipped once", {"kind": "flip", "where": "/resolve/", "at": 40})
 simple("one byte of the config always flipped", {"kind": "flip", "where": "config.json", "at": 40, "times": -1})
 simple("API answers 429 with Retry-After", {"kind": "status", "where": "/api/", "status": 429, "after": 1})
@@ -153,13 +99,13 @@ simple("API always answers 503", {"kind": "status", "where": "/api/", "status": 
 simple("storage always answers 500", {"kind": "status", "where": "/storage/", "status": 500, "times": -1})
 simple("API hangs once", {"kind": "hang", "where": "/api/", "seconds": 5})
 simple("storage hangs once", {"kind": "hang", "where": "/storage/", "seconds": 5})
-simple("storage hangs in the middle", {"kind": "stall", "where": "/storage/", "at": 10 * MB, "seconds": 5})
+simple("storage hangs in the middle", {"kind": "stall", "where": "/storage/", "at": 0.75, "seconds": 5})
 simple("no such revision", revision="deleted")
 
 
 @case("safetensors file cut short in the repo")
 def _truncated(world: World) -> str:
-    world.put(WEIGHTS, (world.saved / WEIGHTS).read_bytes()[: 5 * MB])
+    world.put(WEIGHTS, (world.saved / WEIGHTS).read_bytes()[: world.part(0.4)])
     return world.pull()
 
 
@@ -170,12 +116,12 @@ def _outside(world: World) -> str:
     return world.pull()
 
 
-@case("header of 100 MB")
+@case("header of 11 MB")
 def _bomb(world: World) -> str:
     bomb = world.scratch / "bomb"
     with bomb.open("wb") as file:
-        file.write((100 * MB).to_bytes(8, "little") + b'{"a":"')
-        file.truncate(100 * MB + 8)
+        file.write((11 * MB).to_bytes(8, "little") + b'{"a":"')
+        file.truncate(11 * MB + 8)
     world.put(WEIGHTS, bomb)
     return world.pull()
 
@@ -197,11 +143,11 @@ def _killed(world: World) -> str:
 
 def killed(world: World) -> tuple[str, int, int]:
     """Kill a puller, and pull: the outcome, the bytes of weights that were there, and those fetched."""
-    world.hub.faults({"kind": "stall", "where": "/storage/", "at": 10 * MB, "seconds": 60})
+    world.hub.faults({"kind": "stall", "where": "/storage/", "at": world.part(0.75), "seconds": 60})
     script = f"import timm_backbones_ext as tbx; tbx.pull({world.repo!r}, cache_dir={str(world.cache)!r})"
     child = subprocess.Popen([sys.executable, "-c", script])
     until = time.monotonic() + 120
-    while not (partial := [p for p in world.cache.rglob("*.incomplete") if p.stat().st_size > 5 * MB]):
+    while not (partial := [p for p in world.cache.rglob("*.incomplete") if p.stat().st_size > world.part(0.4)]):
         assert time.monotonic() < until, "the puller did not start"
         time.sleep(0.1)
     child.send_signal(signal.SIGKILL)
@@ -233,7 +179,7 @@ def _four(world: World) -> str:
 @case("disk full")
 def _full(world: World) -> str:
     def call() -> str:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (8 * MB, 8 * MB))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (world.part(0.6), world.part(0.6)))
         return world.pull()
 
     outcome = world.in_child(call)
@@ -251,13 +197,6 @@ def _cold(world: World) -> str:
 def _warm(world: World) -> str:
     world.pull()
     return world.in_child(lambda: _without_rights(world))
-
-
-def _said(call: Callable[[], str]) -> str:
-    try:
-        return call()
-    except BaseException as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def _without_rights(world: World) -> str:
@@ -368,21 +307,3 @@ def _model(world: World) -> Any:
     import timm
 
     return timm.create_model(f"local-dir:{world.saved}")
-
-
-@contextmanager
-def fresh(hub: FaultyHub, repo: str, saved: Path) -> Generator[World]:
-    """A world of its own for a case."""
-    hub.faults()
-    api = HfApi()
-    api.create_repo(repo, exist_ok=True)
-    api.upload_folder(folder_path=saved, repo_id=repo)
-    scratch = Path(tempfile.mkdtemp())
-    for path in (saved, *saved.iterdir(), scratch):  # others than root read them too
-        path.chmod(0o755)
-    try:
-        yield World(hub, repo, saved, scratch)
-    finally:
-        hub.faults()
-        subprocess.run(["chmod", "-R", "u+w", scratch], check=True)
-        shutil.rmtree(scratch)
