@@ -12,7 +12,7 @@ import pytest
 
 import timm_backbones_ext as tbx
 
-MODULES = ("models", "testing")
+MODULES = ("deploy", "models", "testing")
 NAMES = [name for name in tbx.__all__ if name not in (*MODULES, "__version__")]
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 

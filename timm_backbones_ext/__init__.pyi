@@ -1,11 +1,15 @@
 # The public names, and where each is at home. `X as X` is how a stub re-exports.
+from . import deploy as deploy
 from . import models as models
 from . import testing as testing
 from ._version import __version__ as __version__
 from .apps.detector.saved import load_detector as load_detector
 from .catalog.description import describe as describe
-from .deploy import Fused as Fused
-from .deploy import fuse as fuse
+from .deploy.exporting import export as export
+from .deploy.fusion import Fused as Fused
+from .deploy.fusion import fuse as fuse
+from .deploy.loading import Deployed as Deployed
+from .deploy.making import deploy_model as deploy_model
 from .detection import Pyramid as Pyramid
 from .detection import convert_groupnorm as convert_groupnorm
 from .detection import convert_sync_batchnorm as convert_sync_batchnorm

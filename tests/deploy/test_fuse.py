@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.deploy import folding, fused_layers, rewriting, winograd
+from timm_backbones_ext.deploy.fusion import folding, fused_layers, rewriting, winograd
 from timm_backbones_ext.edits import EDITS, parse_edits
 
 FAMILIES = ["test_resnet", "test_convnext", "test_efficientnet", "vgg11_bn"]

@@ -13,7 +13,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from .._version import __version__
-from . import catalog, convert, hub
+from . import catalog, convert, deploying, hub
 from .depth import depth_study
 from .detector import train_detector
 from .options import FAILED, USAGE
@@ -68,7 +68,15 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-for command in (*catalog.COMMANDS, *convert.COMMANDS, *hub.COMMANDS, depth_study, scale, train_detector):
+for command in (
+    *catalog.COMMANDS,
+    *convert.COMMANDS,
+    *deploying.COMMANDS,
+    *hub.COMMANDS,
+    depth_study,
+    scale,
+    train_detector,
+):
     main.add_command(command)
 
 

@@ -1,5 +1,8 @@
-"""The same function in less time: what is done to a model before it serves."""
+"""The same function in less time: what is done to a model before it serves, and `load` for the machine that serves.
 
-from .fusing import Fused, fuse
+Importing this package imports neither torch nor timm: `load` reads a deployed folder without them.
+"""
 
-__all__ = ["Fused", "fuse"]
+from .loading import Deployed, load
+
+__all__ = ["Deployed", "load"]

@@ -29,7 +29,16 @@ from .identity import Identity, identify
 from .manifest import check_files, write_manifest
 from .plain import as_plain_timm, tensors, whole
 
-__all__ = ["check_folder", "load", "save", "saved_fingerprint", "write_card", "write_folder", "write_labels"]
+__all__ = [
+    "check_folder",
+    "load",
+    "normalisation",
+    "save",
+    "saved_fingerprint",
+    "write_card",
+    "write_folder",
+    "write_labels",
+]
 
 
 def save(
@@ -147,7 +156,7 @@ def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[
     shown = copy.copy(found.model)  # timm reads `_model_args` from the object; the caller's own is left alone
     shown._model_args = dict(found.args)
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
-    save_config_for_hf(shown, str(draft), model_config=model_config, data_config=_normalisation(found.model))
+    save_config_for_hf(shown, str(draft), model_config=model_config, data_config=normalisation(found.model))
     config = json.loads(draft.read_text(encoding="utf-8"))
     config["architecture"] = found.architecture
     config.setdefault("model_args", {}).pop("num_classes", None)  # stands at the top; transformers refuses it twice
@@ -161,7 +170,7 @@ def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[
     return config
 
 
-def _normalisation(model: Model) -> dict[str, Any]:
+def normalisation(model: Model) -> dict[str, Any]:
     """Mean and std, one per channel: 0 and 1 for channels that an edit added, else the average, as timm does."""
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     new = model.in_chans - len(mean)

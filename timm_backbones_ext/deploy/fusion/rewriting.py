@@ -8,7 +8,7 @@ from timm.layers import SEModule
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from .._timm import ConvNeXtBlock, SqueezeExcite
+from ..._timm import ConvNeXtBlock, SqueezeExcite
 from . import onednn
 from .folding import called, is_plain_conv, replace, sole_user
 from .fused_layers import FusedConv2d, FusedConvNeXtBlock, GatedConv2d

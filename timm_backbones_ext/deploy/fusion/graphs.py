@@ -8,15 +8,15 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, LayerNorm2d, SEMod
 from timm.models import is_notrace_module
 from torch import Tensor, fx, nn
 
-from .._timm import ConvNeXtBlock, SqueezeExcite
-from .._types import Model
-from ..detection import Pyramid
-from ..edits import merge, parse_edits
-from ..families import FAMILIES
-from ..features import FeatureDict, FeatureWrapper, wrap
-from ..layers import ExtendedConv2d
+from ..._timm import ConvNeXtBlock, SqueezeExcite
+from ..._types import Model
+from ...detection import Pyramid
+from ...edits import merge, parse_edits
+from ...families import FAMILIES
+from ...features import FeatureDict, FeatureWrapper, wrap
+from ...layers import ExtendedConv2d
 
-__all__ = ["Traced", "trace"]
+__all__ = ["Traced", "listed", "trace", "unique_outputs"]
 
 WHOLE = (
     BatchNormAct2d,
@@ -59,6 +59,23 @@ def trace(model: Model) -> Traced:
     made.delete_all_unused_submodules()
     names = {name: root.full_name(name) for name, _ in made.named_modules()}
     return Traced(made, names, {root.full_name(name): why for name, why in tracer.untraced.items()})
+
+
+def listed(out: Any) -> list[Tensor]:
+    """What a model gives, as a list."""
+    if isinstance(out, Tensor):
+        return [out]
+    return list(out.values() if isinstance(out, dict) else out)
+
+
+def unique_outputs(graph: fx.GraphModule) -> list[int]:
+    """Let a graph give each map once, as a list; the index of every former output among them."""
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    given = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
+    unique = list(dict.fromkeys(given))
+    output.args = (unique,)
+    graph.recompile()
+    return [unique.index(node) for node in given]
 
 
 class _Flat(nn.Module):

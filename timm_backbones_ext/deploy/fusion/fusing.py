@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from .._types import Model
-from ..errors import BackboneError
+from ..._types import Model
+from ...errors import BackboneError
 from . import onednn
 from .folding import fold
 from .fused_layers import Packed
-from .graphs import Traced, trace
+from .graphs import Traced, listed, trace
 from .rewriting import rewrite
 from .winograd import WinogradConv2d
 
-__all__ = ["Fused", "FusedReport", "fuse"]
+__all__ = ["Fused", "FusedReport", "folded", "fuse"]
 
 TOLERANCE = 1e-5
 """Relative difference to the model in float64 that is allowed, unless the model's own rounding is near it."""
@@ -111,9 +111,19 @@ def fuse(model: Model, *, winograd: bool = True) -> Fused:
         BackboneError: The fused model computes something else.
     """
     weight = _checked(model)
+    return _first_right(model, weight, _ways(weight, winograd=winograd))
+
+
+def folded(model: Model) -> Fused:
+    """As `fuse`, without oneDNN's operators: the form that other runtimes take, and that 16-bit weights need."""
+    return _first_right(model, _checked(model), [None])
+
+
+def _first_right(model: Model, weight: Tensor, ways: list[int | None]) -> Fused:
+    """A copy by the first of some ways that computes what the model computes."""
     refused: dict[str, str] = {}
     with torch.no_grad():
-        for tile in _ways(weight, winograd=winograd):
+        for tile in ways:
             made = _made(model, weight, tile)
             if made.fused.error <= made.limit:
                 made.fused.left.update(refused)
@@ -136,17 +146,17 @@ def _made(model: Model, weight: Tensor, tile: int | None) -> "Fused":
     """A fused copy, and how far it is from the model in float64."""
     x, twin = _image(model), _copied(model).double()
     out = twin(x)
-    expected = _listed(out)
-    own = _error(_listed(_copied(model)(x.to(weight.dtype))), expected)
+    expected = listed(out)
+    own = _error(listed(_copied(model)(x.to(weight.dtype))), expected)
     traced = trace(twin)
     folded, left = fold(traced.graph)
-    exact = _error(_listed(traced.graph(x)), expected)
+    exact = _error(listed(traced.graph(x)), expected)
     traced.graph.to(weight.dtype).requires_grad_(False)
     rewritten, stay = ([], {}) if tile is None else rewrite(traced.graph, x.float(), tile)
     convs = [module for module in traced.graph.modules() if isinstance(module, WinogradConv2d)]
     for conv in convs:
         conv.always = True
-    error = _error(_listed(traced.graph(x.to(weight.dtype))), expected)
+    error = _error(listed(traced.graph(x.to(weight.dtype))), expected)
     error = error if exact <= EXACT else max(error, exact)
     for conv in convs:
         conv.always = False
@@ -201,12 +211,6 @@ def _image(model: Model) -> Tensor:
     first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, first.in_channels, 64, 96, generator=generator, dtype=torch.float64)
-
-
-def _listed(out: Any) -> list[Tensor]:
-    if isinstance(out, Tensor):
-        return [out]
-    return list(out.values() if isinstance(out, dict) else out)
 
 
 def _error(got: list[Tensor], expected: list[Tensor]) -> float:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame, Mlp, pad_same
 from torch import Tensor, nn
 
-from ..layers import ExtendedConv2d
+from ...layers import ExtendedConv2d
 from . import onednn
 from .folding import is_plain_conv
 from .onednn import NONE, Activation

@@ -7,7 +7,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, DropPath, FrozenBatchNormAct
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..layers import DeformConv2d, ExtendedConv2d
+from ...layers import DeformConv2d, ExtendedConv2d
 
 __all__ = ["fold", "is_plain_conv", "replace", "sole_user"]
 

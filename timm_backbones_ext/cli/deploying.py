@@ -1,0 +1,109 @@
+"""The commands of `timm-ext` that make a model ready to serve: deploy, export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..console import print_json
+from ..names import create, saved_folder
+from .convert import load_weights, weights_option
+from .options import as_json, edits_option, numbers, pretrained_option
+
+if TYPE_CHECKING:
+    from .._types import Model
+
+__all__ = ["COMMANDS"]
+
+NAMES = ("auto", "eager", "compile", "onnxruntime", "openvino", "ncnn")
+"""Those of `deploy/runtimes`, which imports numpy."""
+example_option = click.option("--example", default=None, help="Photo to check and to measure with.")
+static_option = click.option("--static", is_flag=True, help="For the example's size alone.")
+features_option = click.option("--features", is_flag=True, help="The feature maps instead of the classifier.")
+levels_option = click.option("--levels", default=None, callback=numbers, help="Of the feature maps: 1,2,3,4.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+
+
+@click.command("deploy")
+@click.argument("source")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--runtime", default="auto", show_default=True, type=click.Choice(NAMES), help="How to run it.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--threads", default=None, type=click.IntRange(1), help="Threads; all cores by default.")
+@click.option("--seconds", default=4.0, show_default=True, help="Time to spend on measuring.")
+@example_option
+@static_option
+@features_option
+@levels_option
+@overwrite_option
+@weights_option
+@edits_option
+@pretrained_option
+@as_json
+def deploy_command(
+    source: str,
+    folder: str,
+    runtime: str,
+    dtype: str,
+    threads: int | None,
+    seconds: float,
+    example: str | None,
+    static: bool,
+    overwrite: bool,
+    as_json: bool,
+    **made: Any,
+) -> None:
+    """Deploy SOURCE, the name of a model or a saved folder, to FOLDER, which `deploy.load` reads without torch."""
+    from ..deploy.making import deploy_model, random_image
+
+    model = _model(source, quiet=as_json, **made)
+    image = random_image(model) if example is None else example
+    options: dict[str, Any] = {"dtype": dtype, "dynamic": not static, "threads": threads, "seconds": seconds}
+    deployed = deploy_model(model, image, runtime, **options, quiet=as_json)
+    deployed.save(folder, overwrite=overwrite)
+    if as_json:
+        return print_json({key: value for key, value in deployed.facts.items() if key != "labels"})
+    return click.echo(f"{folder}: {deployed.facts['runtime']}, {deployed.facts['error']:.1e} from the model")
+
+
+@click.command("export")
+@click.argument("source")
+@click.argument("file", type=click.Path(dir_okay=False))
+@click.option("--opset", default=20, show_default=True, help="Of ONNX; 19 or newer.")
+@example_option
+@static_option
+@features_option
+@levels_option
+@overwrite_option
+@weights_option
+@edits_option
+@pretrained_option
+@as_json
+def export_command(
+    source: str, file: str, opset: int, example: str | None, static: bool, overwrite: bool, as_json: bool, **made: Any
+) -> None:
+    """Write SOURCE, the name of a model or a saved folder, to FILE: .onnx, .pt2, .xml (OpenVINO) or .ncnn.param."""
+    from ..deploy.exporting import export
+
+    model = _model(source, quiet=as_json, **made)
+    files = export(model, file, example, dynamic=not static, opset=opset, overwrite=overwrite)
+    if as_json:
+        return print_json({"files": list(map(str, files))})
+    return click.echo("\n".join(map(str, files)))
+
+
+def _model(
+    source: str, *, weights: str | None, features: bool, levels: list[int] | None, quiet: bool, **made: Any
+) -> "Model":
+    """The model that a command names, with its weights; its feature maps if they are asked for."""
+    from ..features import wrap
+
+    if Path(source).is_dir() or saved_folder(source):
+        made["pretrained"] = True
+    model = create(source, **made)
+    if weights:
+        load_weights(model, weights, quiet=quiet)
+    return wrap(model, "list", levels).eval() if features or levels else model.eval()
+
+
+COMMANDS: tuple[Any, ...] = (deploy_command, export_command)
