@@ -8,20 +8,23 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from click.testing import CliRunner
+from faulty import FaultyHub
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
+from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.hub.changes import tensor_changes
 from timm_backbones_ext.saving.folder import load
-from timm_backbones_ext.transport import PATIENCE
+from timm_backbones_ext.transport import PATIENCE, Repo
 
 BASE, WEIGHTS, CONFIG = "timm/test_resnet.r160_in1k", "model.safetensors", "config.json"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def base(local_hub: object) -> Iterator[str]:
+def base(local_hub: FaultyHub) -> Iterator[str]:
     """The base on the Hub, and its commit."""
     model = testing.calibrate(timm.create_model("test_resnet"))
     yield tbx.push_to_hub(model, BASE, as_timm=True).oid
@@ -98,7 +101,7 @@ def test_a_difference_can_be_pulled_whole(model: torch.nn.Module, repo: str, tmp
 
 
 def test_the_base_is_fetched_once_for_all_that_differ_from_it(
-    model: torch.nn.Module, repo: str, local_hub: object, tmp_path: Path
+    model: torch.nn.Module, repo: str, local_hub: FaultyHub, tmp_path: Path
 ) -> None:
     tbx.push_to_hub(trained(), "me/other", delta=True)
     local_hub.faults()
@@ -239,30 +242,30 @@ def apart(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> t
     return base, tbx.save(edited, base.parent / "delta", delta=True, base="me/base")
 
 
-def gone(hub: object) -> None:
+def gone(hub: FaultyHub) -> None:
     HfApi().delete_repo("me/base")
 
 
-def gated(hub: object) -> None:
+def gated(hub: FaultyHub) -> None:
     hub.faults({"kind": "gated", "where": "me/base", "times": -1})
 
 
-def only_a_pickle(hub: object) -> None:
+def only_a_pickle(hub: FaultyHub) -> None:
     """The history is squashed, as on the Hub, so that the commit is gone too."""
     HfApi().delete_repo("me/base")
     HfApi().create_repo("me/base")
     HfApi().upload_file(path_or_fileobj=b"pickle", path_in_repo="pytorch_model.bin", repo_id="me/base")
 
 
-def damaged(hub: object) -> None:
+def damaged(hub: FaultyHub) -> None:
     hub.faults({"kind": "flip", "where": "/storage/", "at": 100_000, "times": -1})
 
 
-def unreachable(hub: object) -> None:
+def unreachable(hub: FaultyHub) -> None:
     hub.faults({"kind": "reset", "where": "me/base", "times": -1})
 
 
-def moved(hub: object) -> None:
+def moved(hub: FaultyHub) -> None:
     HfApi().create_repo("moved/base")
     hub.faults({"kind": "moved", "where": "me/base", "from": "me/base", "to": "moved/base", "times": -1})
 
@@ -279,7 +282,7 @@ MISHAPS = {
 
 @pytest.mark.parametrize("mishap", MISHAPS, ids=lambda item: item.__name__)
 def test_a_base_that_cannot_be_had_is_an_error_that_names_both_repos(
-    mishap: object, apart: tuple[Path, Path], local_hub: object, tmp_path: Path
+    mishap: object, apart: tuple[Path, Path], local_hub: FaultyHub, tmp_path: Path
 ) -> None:
     HfApi().create_repo("me/base", exist_ok=True)
     HfApi().upload_folder(folder_path=apart[0], repo_id="me/base")
@@ -300,7 +303,7 @@ def test_a_base_that_cannot_be_had_is_an_error_that_names_both_repos(
         local_hub.faults()
 
 
-def test_a_base_in_the_cache_needs_no_request(repo: str, local_hub: object) -> None:
+def test_a_base_in_the_cache_needs_no_request(repo: str, local_hub: FaultyHub) -> None:
     tbx.pull(repo)
     local_hub.faults({"kind": "reset", "where": BASE, "times": -1})
     tbx.pull(repo)
@@ -348,3 +351,48 @@ def test_nan_in_the_difference_or_in_the_base_is_not_sent(apart: tuple[Path, Pat
     with pytest.raises(tbx.HubError, match=r"nothing was sent: 1 tensors have NaN or Inf, such as conv1.0.weight"):
         tbx.push_to_hub(inherited, "me/nan", delta=True)
     assert not HfApi().repo_exists("me/nan")
+
+
+def test_the_command_line_pushes_shows_and_pulls_a_difference(tmp_path: Path) -> None:
+    tbx.save(trained(), tmp_path / "whole")
+    run = CliRunner()
+
+    def output(*words: str) -> str:
+        done = run.invoke(main, words)
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    planned = output("push", str(tmp_path / "whole"), "me/typed", "--delta", "--base", BASE, "--dry-run", "--json")
+    sizes = {item["name"]: item["size"] for item in json.loads(planned)["changes"]}
+    assert sizes[WEIGHTS] < (tmp_path / "whole" / WEIGHTS).stat().st_size / 2
+    assert not HfApi().repo_exists("me/typed")
+    output("push", str(tmp_path / "whole"), "me/typed", "--delta")
+    shown = output("info", "hf-hub:me/typed")
+    assert f"holds the difference to {BASE}@" in shown
+    assert "fc.weight" in shown
+    assert json.loads(output("info", "me/typed", "--json"))["delta"]["base"].startswith(BASE)
+    output("pull", "--whole", str(tmp_path / "pulled"), "me/typed")
+    assert (tmp_path / "pulled" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+    output("save", str(tmp_path / "pulled"), str(tmp_path / "again"), "--delta")
+    assert (tmp_path / "again" / WEIGHTS).stat().st_size == sizes[WEIGHTS]
+
+
+def test_a_base_on_another_hub_is_taken_only_if_the_user_says_so(
+    apart: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FaultyHub() as other:
+        api = HfApi(other.endpoint)
+        api.create_repo("me/far")
+        api.upload_folder(folder_path=apart[0], repo_id="me/far")
+        edited = tbx.edit(timm.create_model(f"local-dir:{apart[0]}", pretrained=True), "lora(rank=2)")
+        with pytest.raises(tbx.HubError, match="me/far@main: no such repo"):
+            tbx.save(edited, tmp_path / "far", delta=True, base="me/far")
+        monkeypatch.setenv("TIMM_BACKBONES_EXT_BASE_ENDPOINT", other.endpoint)
+        other.faults()
+        folder = tbx.save(edited, tmp_path / "far", delta=True, base="me/far")
+        assert other.faults()
+        assert Repo("me/far", endpoint=other.endpoint).token is False
+        assert same(load(folder, tmp_path / "cache"), edited)
+        monkeypatch.delenv("TIMM_BACKBONES_EXT_BASE_ENDPOINT")
+        with pytest.raises(tbx.HubError, match="holds only the difference to its base me/far@"):
+            load(folder, tmp_path / "other")

@@ -11,7 +11,7 @@ from ..registry import BUILT_IN, VARIANTS
 from ..transport import Repo
 from ..weights.delta import Base, Delta, delta_of, difference, digest
 from ..weights.files import CONFIG, WEIGHTS
-from ..weights.source import base_file, base_tensors
+from ..weights.source import base_endpoint, base_file, base_tensors
 from .card import base_model
 from .identity import Identity
 
@@ -94,7 +94,7 @@ def _looked_up(repo_id: str, token: str | bool | None) -> Base:
     Raises:
         HubError: It cannot be fetched, or has no safetensors file.
     """
-    repo = Repo(repo_id, token=token)
+    repo = Repo(repo_id, token=token, endpoint=base_endpoint())
     try:
         if delta := _delta_in(repo):
             return delta.base

@@ -42,6 +42,7 @@ class Repo:
         cache_dir: Folder of the cache; huggingface_hub's by default.
         pinned: sha256 of each file, if they are known beforehand. Then no other content is accepted, and files in the
             cache need no request.
+        endpoint: Address of another Hub than that of HF_ENDPOINT; without a token it gets none.
 
     Raises:
         HubError: The repo id is not valid.
@@ -55,9 +56,11 @@ class Repo:
         token: str | bool | None = None,
         cache_dir: str | Path | None = None,
         pinned: Mapping[str, str] | None = None,
+        endpoint: str | None = None,
     ) -> None:
         repo_id, _, marked = repo_id.removeprefix("hf-hub:").partition("@")
-        self.id, self.revision, self.token = repo_id, revision or marked or "main", token
+        self.id, self.revision, self.endpoint = repo_id, revision or marked or "main", endpoint
+        self.token = False if endpoint and token is None else token  # the token of one Hub is not shown to another
         self.place = f"{repo_id}@{self.revision}"
         with explained(repo_id):
             validate_repo_id(repo_id)
@@ -153,7 +156,7 @@ class Repo:
             self._locks.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(self._locks / f"{content.etag}.lock"):
                 if not content.is_in(blob):
-                    url = hf_hub_url(self.id, name, revision=self.commit)
+                    url = hf_hub_url(self.id, name, revision=self.commit, endpoint=self.endpoint)
                     fetch(url, build_hf_headers(token=self.token, **CLIENT), content, blob, self.place)
                 _link(path, blob)
         except PermissionError as error:
@@ -166,7 +169,7 @@ class Repo:
         known = self._commit or _seen_last(ref)
         try:
             with explained(self.place):
-                api = HfApi(token=self.token, **CLIENT)
+                api = HfApi(self.endpoint, token=self.token, **CLIENT)
                 patience = replace(PATIENCE, attempts=2) if known else PATIENCE
                 came, self._contents = persist(lambda: self._asked(api), patience)
         except HubError as error:

@@ -1,6 +1,7 @@
 """Where pretrained weights come from: a checked safetensors file from the Hub or a folder; never a pickle."""
 
 import copy
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from .files import CONFIG, WEIGHTS, read_tensors
 
 __all__ = [
     "Found",
+    "base_endpoint",
     "base_file",
     "base_tensors",
     "folder_delta",
@@ -128,6 +130,11 @@ def whole_tensors(
         raise WeightsError(f"{place}, a difference to {delta.base}: {error}") from error
 
 
+def base_endpoint() -> str | None:
+    """Address of the Hub that holds the bases, if the user says that it is another one; a config cannot say it."""
+    return os.environ.get("TIMM_BACKBONES_EXT_BASE_ENDPOINT") or None
+
+
 def base_file(base: Base, place: str, *, cache_dir: str | Path | None = None, token: str | bool | None = None) -> Path:
     """The file of a base, from the cache or the Hub, with the hash that is recorded.
 
@@ -135,8 +142,8 @@ def base_file(base: Base, place: str, *, cache_dir: str | Path | None = None, to
         HubError: It cannot be fetched, or is another one; the message names `place`, which needs it, and the base.
     """
     try:
-        pinned = {base.file: base.sha256}
-        return Repo(base.repo, base.commit, token=token, cache_dir=cache_dir, pinned=pinned).file(base.file)
+        where: Any = {"token": token, "cache_dir": cache_dir, "endpoint": base_endpoint()}
+        return Repo(base.repo, base.commit, pinned={base.file: base.sha256}, **where).file(base.file)
     except HubError as error:
         raise HubError(
             f"{place} holds only the difference to its base {base}, and the base cannot be had: {error}. Nothing was "
