@@ -27,29 +27,28 @@ def freeze_base(model: ModelT, *, norms: bool, classifier: bool = True) -> Model
         classifier: The classifier learns.
 
     Raises:
-        ValueError: Nothing would learn, or the model has batch norms that cannot be frozen.
+        ValueError: Nothing would learn, or the model has batch norms that cannot be frozen; it is then unchanged.
     """
     full = model.full_model() if hasattr(model, "full_model") else model
     name_of = getattr(model, "full_name", str)
     old = {key: value.shape for key, value in Lineage.of(full).base.state_dict().items()}
     heads = classifiers(full)
-    learning = 0
-    for place, module in list(model.named_modules()):
-        name = name_of(place)
-        norm = "Norm" in type(module).__name__
+    learns: dict[Any, bool] = {}
+    still: dict[str, Any] = {}
+    for place, module in model.named_modules():
+        name, norm = name_of(place), norms and "Norm" in type(module).__name__
         for key, parameter in module.named_parameters(name, recurse=False):
-            head = key.startswith(heads)
-            learns = classifier if head else (norm and norms) or old.get(key) != parameter.shape
-            parameter.requires_grad_(learns)
-            learning += learns
-        if not norms and old.keys() & {f"{name}.running_mean"} and type(module) not in FROZEN.values():
-            if type(module) not in FROZEN:
-                raise ValueError(f"freeze_base: cannot freeze {name}, a {type(module).__name__}; say norms=True")
-            model.set_submodule(place, FROZEN[type(module)].replacing(module))
-    if not learning:
-        raise ValueError(
-            "freeze_base: nothing would learn; add an edit first, tbx.edit(model, 'lora'), or keep a classifier"
-        )
+            learns[parameter] = classifier if key.startswith(heads) else norm or old.get(key) != parameter.shape
+        if not norms and f"{name}.running_mean" in old and type(module) not in FROZEN.values():
+            still[place] = module
+    if not any(learns.values()):
+        raise ValueError("freeze_base: nothing would learn; add an edit, tbx.edit(model, 'lora'), or keep a classifier")
+    if strange := [place for place, module in still.items() if type(module) not in FROZEN]:
+        raise ValueError(f"freeze_base: {strange[0]} is a batch norm that cannot be frozen; say norms=True")
+    for parameter, learning in learns.items():
+        parameter.requires_grad_(learning)
+    for place, module in still.items():
+        model.set_submodule(place, FROZEN[type(module)].replacing(module))
     return model
 
 

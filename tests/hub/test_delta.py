@@ -101,12 +101,13 @@ def test_a_difference_can_be_pulled_whole(model: torch.nn.Module, repo: str, tmp
 
 
 def test_the_base_is_fetched_once_for_all_that_differ_from_it(
-    model: torch.nn.Module, repo: str, local_hub: FaultyHub, tmp_path: Path
+    repo: str, saved: Path, local_hub: FaultyHub, tmp_path: Path
 ) -> None:
-    tbx.push_to_hub(trained(), "me/other", delta=True)
+    HfApi().create_repo("me/other")
+    HfApi().upload_folder(folder_path=saved, repo_id="me/other")
     local_hub.faults()
     for name in (repo, "me/other"):
-        tbx.pull(name, cache_dir=tmp_path)
+        tbx.pull(name, cache_dir=tmp_path, check=False)
     asked = [seen[1] for seen in local_hub.faults() if BASE in seen[1] and WEIGHTS in seen[1] and seen[0] == "GET"]
     assert len(asked) == 1
 
@@ -119,7 +120,7 @@ def test_the_card_says_how_large_the_difference_is_and_where_the_base_is(repo: s
     assert f"{HfApi().model_info(repo, files_metadata=True).siblings[-1].size:,} bytes" in card
 
 
-def test_what_changed_is_shown_tensor_by_tensor(model: torch.nn.Module, repo: str, saved: Path, base: str) -> None:
+def test_what_changed_is_shown_tensor_by_tensor(repo: str, saved: Path, base: str, tmp_path: Path) -> None:
     named, found = tensor_changes(repo)
     assert named == f"{BASE}@{base}"
     kinds = {item.name: item.kind for item in found}
@@ -129,8 +130,8 @@ def test_what_changed_is_shown_tensor_by_tensor(model: torch.nn.Module, repo: st
     with torch.no_grad():
         moved = trained("")
         moved.layer1[0].conv1.weight.mul_(1.5)
-    tbx.push_to_hub(moved, "me/moved", delta=True)
-    (one,) = [item for item in tensor_changes("me/moved")[1] if item.kind == "changed"]
+    folder = tbx.save(moved, tmp_path, delta=True)
+    (one,) = [item for item in tensor_changes(folder)[1] if item.kind == "changed"]
     assert one.name == "layer1.0.conv1.weight"
     assert one.norm == pytest.approx(0.5)
 
@@ -306,7 +307,7 @@ def test_a_base_that_cannot_be_had_is_an_error_that_names_both_repos(
 def test_a_base_in_the_cache_needs_no_request(repo: str, local_hub: FaultyHub) -> None:
     tbx.pull(repo)
     local_hub.faults({"kind": "reset", "where": BASE, "times": -1})
-    tbx.pull(repo)
+    tbx.pull(repo, check=False)
     assert not [seen for seen in local_hub.faults() if BASE in seen[1]]
 
 
@@ -373,7 +374,7 @@ def test_the_command_line_pushes_shows_and_pulls_a_difference(tmp_path: Path) ->
     assert json.loads(output("info", "me/typed", "--json"))["delta"]["base"].startswith(BASE)
     output("pull", "--whole", str(tmp_path / "pulled"), "me/typed")
     assert (tmp_path / "pulled" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
-    output("save", str(tmp_path / "pulled"), str(tmp_path / "again"), "--delta")
+    output("save", str(tmp_path / "pulled"), str(tmp_path / "again"), "--delta", "--pretrained")
     assert (tmp_path / "again" / WEIGHTS).stat().st_size == sizes[WEIGHTS]
 
 

@@ -171,7 +171,7 @@ def _from_hub(cfg: dict[str, Any], location: Any, cache_dir: str | Path | None) 
     if not repo.has(filename):
         raise WeightsError(no_safetensors(repo.place))
     file, place = repo.file(filename), str(cfg["hf_hub_id"])
-    delta = folder_delta(file.parent, place) if own else None
+    delta = delta_of(read_config(repo.file(CONFIG), place)) if own and repo.has(CONFIG) else None
     if delta is not None:
         return Found(whole_tensors(file.parent, place, delta, cache_dir=cache_dir), delta.base)
     return Found(_read(file, place), Base(repo.id, repo.commit, _sha256(file), filename))
