@@ -70,3 +70,56 @@ def test_timms_optimiser_factory_takes_the_groups() -> None:
 def test_layer_decay_without_a_backbone_is_an_error() -> None:
     with pytest.raises(ValueError, match="expected a model with a timm backbone in it; Linear has none"):
         tbx.param_groups(torch.nn.Linear(2, 2), lr=1.0, layer_decay=0.5)
+
+
+def learning(model: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("name", ["ext_test_resnet", "ext_test_convnext", "ext_test_efficientnet"])
+def test_only_what_edits_added_learns_beside_a_frozen_base(name: str) -> None:
+    """Norms and the classifier too, if asked."""
+    model = timm.create_model(name, edits="lora(rank=2)", num_classes=4)
+    lora = {key for key, _ in model.named_parameters() if ".lora." in key}
+    heads = {key for key, _ in model.named_parameters() if key.startswith(("fc.", "head.fc.", "classifier."))}
+    tbx.freeze_base(model, norms=True)
+    norms = learning(model) - lora - heads
+    assert norms
+    assert all("Norm" in type(model.get_submodule(key.rpartition(".")[0])).__name__ for key in norms)
+    tbx.freeze_base(model, norms=False, classifier=False)
+    assert learning(model) == lora
+    tbx.freeze_base(model, norms=False)
+    assert learning(model) == lora | heads
+    assert {p for group in tbx.param_groups(model, lr=1.0) for p in group["params"]} == {
+        model.get_parameter(key) for key in lora | heads
+    }
+
+
+def test_frozen_tensors_keep_their_bits_and_get_no_gradient() -> None:
+    model = timm.create_model("ext_test_resnet", edits="lora(rank=2)", num_classes=4)
+    tbx.freeze_base(model, norms=False)
+    before = {key: value.clone() for key, value in model.train().state_dict().items()}
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        loss = model(torch.randn(2, 3, 64, 64)).square().mean()
+    loss.backward()
+    torch.optim.SGD(tbx.param_groups(model, lr=1.0, layer_decay=0.9)).step()
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    assert frozen
+    assert all(parameter.grad is None for parameter in frozen)
+    changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
+    assert changed
+    assert changed <= learning(model)
+    assert not any(value.shape == (2, 3, 64, 64) for value in kept), "the image is kept for the gradient of the stem"
+
+
+def test_a_frozen_base_of_feature_maps_and_one_without_edits() -> None:
+    maps = timm.create_model("ext_test_resnet", edits="lora(rank=2)", features_only=True)
+    tbx.freeze_base(maps, norms=False)
+    assert learning(maps)
+    assert all("lora" in name for name in learning(maps))
+    maps(torch.randn(1, 3, 64, 64))
+    probe = tbx.freeze_base(timm.create_model("ext_test_resnet"), norms=False)
+    assert learning(probe) == {"fc.weight", "fc.bias"}
+    with pytest.raises(ValueError, match="nothing would learn"):
+        tbx.freeze_base(probe, norms=False, classifier=False)

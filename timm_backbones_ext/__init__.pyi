@@ -41,12 +41,15 @@ from .hub.locking import lock_update as lock_update
 from .hub.upload import plan_push as plan_push
 from .hub.upload import push_to_hub as push_to_hub
 from .memory import save_memory as save_memory
+from .optim import freeze_base as freeze_base
 from .optim import param_groups as param_groups
 from .registry import VARIANTS as VARIANTS
 from .registry import Variant as Variant
 from .registry import list_variants as list_variants
 from .registry import register_variant as register_variant
 from .saving.folder import save as save
+from .weights.adapters import load_adapter as load_adapter
+from .weights.adapters import save_adapter as save_adapter
 from .weights.checkpoints import Loaded as Loaded
 from .weights.checkpoints import convert as convert
 from .weights.checkpoints import load_checkpoint as load_checkpoint

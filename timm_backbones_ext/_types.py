@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         num_features: int
         edits: tuple[str, ...]  # of an edited model, as are the next two
         lineage: Any
+        weights_base: Any  # of a model with pretrained weights: a Base, or None
         out_norms: nn.ModuleDict
         forward_features: Callable[..., Tensor]
         forward_head: Callable[..., Tensor]

@@ -1,12 +1,55 @@
-"""Parameter groups for an optimizer: timm's, with the learning rates that an edit's layers ask for."""
+"""What of a model learns, and how fast: frozen bases, and timm's parameter groups with the rates that edits ask for."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 
 from ._types import Model
+from .edits.lineage import Lineage
+from .layers import FROZEN
+from .weights.recognise import classifiers
 
-__all__ = ["param_groups"]
+__all__ = ["freeze_base", "param_groups"]
+
+ModelT = TypeVar("ModelT", bound=Model)
+
+
+def freeze_base(model: ModelT, *, norms: bool, classifier: bool = True) -> ModelT:
+    """Let only what edits have added learn, in place, and norms and the classifier if asked; all else is frozen.
+
+    No gradient of a frozen tensor is computed or stored. A tensor of the base that an edit made larger learns as a
+    whole. With `lora`, this is the training of the paper (https://arxiv.org/abs/2106.09685).
+
+    Args:
+        model: A full model, edited or not, or a `features_only` model of this package.
+        norms: Weights and biases of norms learn, and statistics follow the batches. Otherwise batch norms become frozen
+            ones with the same keys, which `train()` does not change.
+        classifier: The classifier learns.
+
+    Raises:
+        ValueError: Nothing would learn, or the model has batch norms that cannot be frozen; it is then unchanged.
+    """
+    full = model.full_model() if hasattr(model, "full_model") else model
+    name_of = getattr(model, "full_name", str)
+    old = {key: value.shape for key, value in Lineage.of(full).base.state_dict().items()}
+    heads = classifiers(full)
+    learns: dict[Any, bool] = {}
+    still: dict[str, Any] = {}
+    for place, module in model.named_modules():
+        name, norm = name_of(place), norms and "Norm" in type(module).__name__
+        for key, parameter in module.named_parameters(name, recurse=False):
+            learns[parameter] = classifier if key.startswith(heads) else norm or old.get(key) != parameter.shape
+        if not norms and f"{name}.running_mean" in old and type(module) not in FROZEN.values():
+            still[place] = module
+    if not any(learns.values()):
+        raise ValueError("freeze_base: nothing would learn; add an edit, tbx.edit(model, 'lora'), or keep a classifier")
+    if strange := [place for place, module in still.items() if type(module) not in FROZEN]:
+        raise ValueError(f"freeze_base: {strange[0]} is a batch norm that cannot be frozen; say norms=True")
+    for parameter, learning in learns.items():
+        parameter.requires_grad_(learning)
+    for place, module in still.items():
+        model.set_submodule(place, FROZEN[type(module)].replacing(module))
+    return model
 
 
 def param_groups(

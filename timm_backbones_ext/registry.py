@@ -260,13 +260,14 @@ def build(
     device = kwargs.pop("device", None)
     place = from_folder(cfg)
     with _naming(place), bounded(place) if place else nullcontext():
-        weights = pretrained_tensors(cfg, kwargs.get("cache_dir")) if pretrained else None
+        found = pretrained_tensors(cfg, kwargs.get("cache_dir")) if pretrained else None
         make = functools.partial(build_model_with_cfg, recipe, variant.name, pretrained=False, pretrained_cfg=cfg)
         make = functools.partial(_made, make, kwargs)
-        if weights is None:
+        if found is None:
             model = make(device=device)
         else:
-            model = load_pretrained(make, recipe, weights, cfg, kwargs, device)
+            model = load_pretrained(make, recipe, found.tensors, cfg, kwargs, device)
+            model.weights_base = found.base  # what `save(delta=True)` saves the difference to
             _keep_statistics(model)
     if not features_only:
         return model

@@ -18,7 +18,7 @@ PLAIN = sorted(BUILT_IN.difference(EDITED, ARCHITECTURES))
 EXAMPLES = [item for _, cls in sorted(EDITS.items()) for item in parse_edits(cls.example)]
 CASES = [(testing.base_for(family, item), item) for item in EXAMPLES for family in item.families]
 MERGING = [(base, item) for base, item in CASES if item.merges()]
-SHARED = [{"dcn", "sac", "rep"}, {"eca", "se", "cbam", "gca"}]
+SHARED = [{"dcn", "sac", "rep", "lora"}, {"eca", "se", "cbam", "gca"}]
 """Edits that want the same place in a block."""
 ALL_AT_ONCE = {
     "test_resnet": "gca(stages=(4,)), cbam(stages=(3,)), dcn(stages=(4,)), sac(stages=(3,)), se(stages=(2,)), "

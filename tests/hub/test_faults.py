@@ -1,4 +1,4 @@
-"""Every fault of `cases.py`, with content that came by LFS and by Xet, ends in the right weights or a clear error."""
+"""Every fault of `cases.py` ends in the right weights or a clear error: content by LFS and Xet, and a difference."""
 
 import re
 import shutil
@@ -31,6 +31,25 @@ def saved(local_hub: FaultyHub) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def difference(saved: Path) -> Iterator[Path]:
+    """The same model as the difference to a base, which is what a fault of a large file meets then."""
+    tbx.push_to_hub(saved, "faults/base")
+    model = tbx.edit(timm.create_model("hf-hub:faults/base", pretrained=True), "lora(rank=1, stages=[4])")
+    folder = tbx.save(model, tempfile.mkdtemp(), delta=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+OF_A_LARGE_FILE = {
+    "safetensors file cut short in the repo",
+    "weights of another model",
+    "puller killed in the middle",
+    "four processes at once",
+}
+"""Cases that need 5 MB in the repo itself; `test_delta.py` damages the file of a difference."""
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
@@ -41,13 +60,16 @@ def test_every_expected_error_belongs_to_a_case() -> None:
     assert set(ERRORS) <= set(CASES)
 
 
-@pytest.mark.parametrize("transport", ["lfs", "xet"])
+@pytest.mark.parametrize("transport", ["lfs", "xet", "delta"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_fault_ends_in_the_right_weights_or_a_clear_error(
-    name: str, transport: str, saved: Path, local_hub: FaultyHub, monkeypatch: pytest.MonkeyPatch
+    name: str, transport: str, saved: Path, difference: Path, local_hub: FaultyHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", transport == "lfs")
-    with fresh(local_hub, f"faults/{transport}-{list(CASES).index(name)}", saved) as world:
+    if transport == "delta" and name in OF_A_LARGE_FILE:
+        pytest.skip("needs a large file in the repo itself")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", transport != "xet")
+    folder = difference if transport == "delta" else saved
+    with fresh(local_hub, f"faults/{transport}-{list(CASES).index(name)}", folder) as world:
         outcome = CASES[name](world)
     if name in ERRORS:
         assert re.search(ERRORS[name], outcome)

@@ -71,7 +71,7 @@ def test_weights_come_from_the_commit_that_the_config_came_from(saved: Path, tmp
     read = try_to_load_from_cache(repo, "config.json", cache_dir=tmp_path)
     tbx.push_to_hub(timm.create_model("ext_test_convnext", edits="eca", num_classes=3), repo)
     assert Path(str(read)).parent.name != HfApi().model_info(repo).sha
-    tensors = pretrained_tensors({"hf_hub_id": repo, "source": "hf-hub"}, tmp_path)
+    tensors = pretrained_tensors({"hf_hub_id": repo, "source": "hf-hub"}, tmp_path).tensors
     expected = load_file(saved / "model.safetensors")
     assert tensors.keys() == expected.keys()
     assert all(tensors[key].equal(value) for key, value in expected.items())

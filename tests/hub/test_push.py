@@ -159,6 +159,7 @@ def _sharded(rank: int, folder: str) -> None:
     for stage in model.stages:
         fully_shard(stage)
     tbx.save(fully_shard(model), folder)
+    tbx.save(model, f"{folder}-delta", delta=True, base="me/sharded-base")
     if rank == 0:
         with pytest.raises(ValueError, match="the model is sharded"):
             tbx.push_to_hub(model, "me/never")
@@ -170,6 +171,10 @@ def test_a_model_sharded_over_ranks_is_saved_whole(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     folder = tmp_path / f"sharded-{port}"
+    torch.manual_seed(0)
+    tbx.push_to_hub(make(), "me/sharded-base", as_timm=True)
     torch.multiprocessing.spawn(_sharded, (str(folder),), nprocs=2)
     torch.manual_seed(0)
-    assert tbx.compare(make(edits="eca"), timm.create_model(f"local-dir:{folder}", pretrained=True)).same
+    model = make(edits="eca")
+    for saved in (folder, f"{folder}-delta"):
+        assert tbx.compare(model, timm.create_model(f"local-dir:{saved}", pretrained=True)).same

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import is_terminal, print_json, table
-from ..names import create, known, licences, one_of
+from ..names import create, known, licences, one_of, saved_folder
 from .options import announce, as_json, edits_option, family_option, numbers, pretrained_option
 
 if TYPE_CHECKING:
     from ..catalog.listing import Listing
+    from ..hub.changes import TensorChange
 
 __all__ = ["COMMANDS"]
 
@@ -63,8 +64,10 @@ def info(source: str, edits: str | None, as_json: bool) -> None:
     used = parse_edits(getattr(model, "edits", ()))
     about = [{"edit": str(edit), "exact": edit.exact, "evidence": edit.evidence} for edit in used]
     facts, tags = describe_model(model), licences(known(source))
+    base, changes = _changes(source)
     if as_json:
-        return print_json({"name": source, **asdict(facts), "tags": tags, "edits": about})
+        delta = {"delta": {"base": base, "tensors": [asdict(item) for item in changes]}} if base else {}
+        return print_json({"name": source, **asdict(facts), "tags": tags, "edits": about, **delta})
     size = "x".join(map(str, facts.input_size))
     click.echo(f"{source}: {facts.params / 1e6:.2f}M parameters, {facts.gmacs:.2f} GMACs at {size}")
     table(("level", "channels", "stride", "module"), [(v.index, v.channels, v.stride, v.module) for v in facts.levels])
@@ -72,7 +75,22 @@ def info(source: str, edits: str | None, as_json: bool) -> None:
         table(("tag", "licence"), tags.items())
     if about:
         table(("edit", "exact in", "evidence"), [tuple(item.values()) for item in about])
+    if base:
+        click.echo(f"holds the difference to {base}:")
+        table(("tensor", "is", "shape", "norm of the change"), map(_change_row, changes))
     return None
+
+
+def _changes(source: str) -> tuple[str, list["TensorChange"]]:
+    """The base that a saved folder or a repo differs from, and what it changes."""
+    from ..hub.changes import tensor_changes
+
+    return tensor_changes(source) if "/" in source or saved_folder(source) else ("", [])
+
+
+def _change_row(item: "TensorChange") -> tuple[object, ...]:
+    shape = "x".join(map(str, item.shape)) or "-"
+    return item.name, item.kind, shape, "-" if item.norm is None else f"{item.norm:.1e}"
 
 
 @click.command("edits")

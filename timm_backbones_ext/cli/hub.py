@@ -29,17 +29,31 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
+delta_option = click.option("--delta", is_flag=True, help="Only the tensors that differ from those of the base.")
+base_option = click.option("--base", default=None, help="Base of --delta on the Hub; by default that of the model.")
+
+
 @click.command("save")
 @click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
+@delta_option
+@base_option
 @weights_option
 @edits_option
 @pretrained_option
 @as_json
 def save_command(
-    source: str, folder: str, overwrite: bool, kind: str | None, weights: str | None, as_json: bool, **made: Any
+    source: str,
+    folder: str,
+    overwrite: bool,
+    kind: str | None,
+    delta: bool,
+    base: str | None,
+    weights: str | None,
+    as_json: bool,
+    **made: Any,
 ) -> None:
     """Save the model SOURCE to FOLDER: weights, config, fingerprint and card.
 
@@ -53,7 +67,7 @@ def save_command(
     model = create(source, **made)
     if weights:
         load_weights(model, weights, quiet=as_json)
-    saved = save(model, folder, overwrite=overwrite, as_timm=kind == "timm")
+    saved = save(model, folder, overwrite=overwrite, as_timm=kind == "timm", delta=delta, base=base)
     return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
 
 
@@ -68,6 +82,8 @@ def save_command(
 @click.option("--gated", type=click.Choice(["auto", "manual"]), help="Let people ask for access.")
 @click.option("--message", default=None, help="Commit message.")
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
+@delta_option
+@base_option
 @click.option("--force", is_flag=True, help="Replace a backbone of another architecture.")
 @click.option("--delete-pickles", is_flag=True, help="Delete old pickles in the same commit.")
 @click.option("--sign", type=click.Path(dir_okay=False), help="Private key to sign with.")
@@ -90,7 +106,7 @@ def push(source: str, repo: str, dry_run: bool, kind: str | None, as_json: bool,
         raise ValueError(f"{source} is a saved folder; --edits, --pretrained and --as are for the name of a model")
     model = folder or create(source, **made)
     if dry_run:
-        asked = {key: options[key] for key in ("revision", "token", "force")}
+        asked = {key: options[key] for key in ("revision", "token", "force", "delta", "base")}
         return _show_plan(plan_push(model, repo, as_timm=kind == "timm", **asked), as_json)
     commit = push_to_hub(model, repo, commit_message=options.pop("message"), as_timm=kind == "timm", **options)
     facts = {"repo": repo, "commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url}
@@ -113,6 +129,7 @@ lock_option = click.option("--lock", type=click.Path(dir_okay=False), help="Take
 
 
 @click.command("pull")
+@click.option("--whole", type=click.Path(file_okay=False), help="Write the model, its base included, to this folder.")
 @repo_argument
 @lock_option
 @revision_option

@@ -9,6 +9,7 @@ from torch import nn
 from .._timm import GlobalResponseNorm
 from .._types import Model
 from ..families import blocks
+from ..layers import LowRankLinear
 from .base import Edit, register_edit
 
 __all__ = ["Grn"]
@@ -34,6 +35,10 @@ class Grn(Edit):
         for name, block in blocks(model):
             if type(block.mlp) is not Mlp or not isinstance(block.mlp.norm, nn.Identity):
                 raise ValueError(f"grn: expected a plain MLP as {name}.mlp; got {type(block.mlp).__name__}")
+            if self.fold and type(block.mlp.fc2) is LowRankLinear:
+                raise ValueError(
+                    f"grn: cannot fold LayerScale into {name}.mlp.fc2, which has a branch; merge lora first"
+                )
             block.mlp = _with_grn(block.mlp, conv=block.use_conv_mlp)
             if self.fold and block.gamma is not None:
                 _fold(block)

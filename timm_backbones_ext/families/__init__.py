@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from .base import Family
-from .layout import FAMILIES, blocks, depthwise_convs, family_of, first_conv, initialise
+from .layout import FAMILIES, blocks, depthwise_convs, family_of, first_conv, initialise, layers
 from .level import Level, levels
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "family_of",
     "first_conv",
     "initialise",
+    "layers",
     "levels",
 ]
 

@@ -76,6 +76,10 @@ class Family:
         """
         raise ValueError(f"{self.name} has no blocks")
 
+    def sections(self, model: Model) -> list[list[str]]:
+        """Names of the modules of each stage that hold its convs and linear layers: the blocks, stage 1 first."""
+        return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in self.stages(model)]
+
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
         """Initialise a model as timm does when it makes one; parameters have been reset by `reset_parameters`."""
         raise NotImplementedError

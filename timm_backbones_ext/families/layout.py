@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from .._types import Model
+from ..layers import Added
 from .base import Family
 
-__all__ = ["FAMILIES", "blocks", "depthwise_convs", "family_of", "first_conv", "initialise", "register"]
+__all__ = ["FAMILIES", "blocks", "depthwise_convs", "family_of", "first_conv", "initialise", "layers", "register"]
 
 FAMILIES: dict[str, Family] = {}
 """The families, by name."""
@@ -42,14 +43,39 @@ def blocks(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tupl
         ValueError: A stage that the model does not have, or one named twice.
     """
     containers = family_of(model).stages(model)
-    known = tuple(range(1, 1 + len(containers)))
-    stages = known if stages is None else stages
-    if not isinstance(stages, tuple) or not stages or not set(stages) <= set(known) or len(set(stages)) < len(stages):
-        raise ValueError(f"stages must be some of {known}, each once; got {stages!r}")
-    for stage in stages:
+    for stage in _chosen(stages, len(containers)):
         name = containers[stage - 1]
         for index, block in enumerate(model.get_submodule(name)):
             yield f"{name}.{index}", block
+
+
+def _chosen(stages: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    known = tuple(range(1, 1 + count))
+    stages = known if stages is None else stages
+    if not isinstance(stages, tuple) or not stages or not set(stages) <= set(known) or len(set(stages)) < len(stages):
+        raise ValueError(f"stages must be some of {known}, each once; got {stages!r}")
+    return stages
+
+
+def layers(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:
+    """Names and modules of the convs and linear layers in a model's stages, those of gates and of edits left out.
+
+    Raises:
+        ValueError: A stage that the model does not have, or one named twice.
+    """
+    sections = family_of(model).sections(model)
+    for stage in _chosen(stages, len(sections)):
+        for name in sections[stage - 1]:
+            yield from _weighted(name, model.get_submodule(name))
+
+
+def _weighted(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Convs and linear layers, not looking inside one, nor inside a gate or what an edit added."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        yield name, module
+    elif not isinstance(module, Added) and name.rpartition(".")[2] != "se":
+        for child, inner in module.named_children():
+            yield from _weighted(f"{name}.{child}", inner)
 
 
 def depthwise_convs(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:

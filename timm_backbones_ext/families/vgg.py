@@ -23,6 +23,11 @@ class VggFamily(Family):
     slim = {"mlp_ratio": 1 / 64}  # nine tenths of a VGG are the first layer of its classifier
     reference = "vgg16_bn"
 
+    def sections(self, model: Model) -> list[list[str]]:
+        """The convs up to each pool, as stages 1 to 5; the hidden layers of the classifier, if there are any, as 6."""
+        convs = [[conv for conv, _ in group] for group in _between_pools(model) if group]
+        return [*convs, ["pre_logits"]] if hasattr(model.pre_logits, "fc1") else convs
+
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
         """timm's own method."""
         model._initialize_weights()

@@ -8,12 +8,12 @@ from .._digest import sha256_of
 from ..errors import HubError, WeightsError
 from ..fingerprints import Fingerprint, Report
 from ..saving.checks import check_config, check_weights
-from ..saving.folder import check_folder, saved_fingerprint
+from ..saving.folder import check_folder, saved_fingerprint, write_whole
 from ..saving.signing import check_signature
 from ..transport import Repo
 from ..weights.config import LARGEST_CONFIG
-from ..weights.files import CONFIG, FINGERPRINT, MANIFEST, PULLED, SIGNATURE, WEIGHTS
-from ..weights.source import no_safetensors
+from ..weights.files import CARD, CONFIG, FINGERPRINT, MANIFEST, PULLED, SIGNATURE, WEIGHTS
+from ..weights.source import base_file, folder_delta, no_safetensors
 from .lock import Entry, Lock
 
 __all__ = ["lock_repo", "pull", "verify"]
@@ -27,6 +27,7 @@ def pull(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     check: bool = True,
+    whole: str | Path | None = None,
 ) -> Path:
     """Download a backbone and check it; files that are in the cache are not fetched again.
 
@@ -41,24 +42,31 @@ def pull(
         token: Access token; that of `hf auth login` by default.
         cache_dir: Folder of the cache; huggingface_hub's by default.
         check: Create the model and compare what it computes with the repo's fingerprint, if there is one.
+        whole: Write the model to this folder with all its tensors, those of its base included.
 
     Returns:
-        A folder for `timm.create_model("local-dir:...")`.
+        A folder for `timm.create_model("local-dir:...")`: `whole` if it is given, else one in the cache.
 
     Raises:
         HubError: No such repo, revision or permission, no network, damaged files, no safetensors weights, a model
-            that this version does not know, or one that computes something else than what was sent.
+            that this version does not know, or one that computes something else than what was sent; of a difference,
+            its base cannot be had, or does not give what was saved.
         ValueError: The repo id is none, or the lock does not name the repo, or names another revision.
+        FileExistsError: The folder `whole` holds a model.
     """
     repo_id = names.repo_id(repo_id)
     options: Any = {"token": token, "cache_dir": cache_dir}
     repo = locked(repo_id, revision, lock, **options) if lock else Repo(repo_id, revision, **options)
     folder = _fetched(repo)
     if not (check and repo.has(FINGERPRINT)):
-        check_weights(folder, repo.place)
-    elif not (report := _report(folder, repo.place, pulled=True)).same:
+        check_weights(folder, repo.place, repo.cache)
+    elif not (report := _report(folder, repo.place, repo.cache, pulled=True)).same:
         raise HubError(f"{repo.place} does not compute what was sent: {report}")
-    return folder
+    if whole is None:
+        return folder
+    if repo.has(CARD):
+        repo.file(CARD)
+    return write_whole(folder, Path(whole), repo.cache)
 
 
 def verify(
@@ -98,7 +106,7 @@ def verify(
         check_config(folder / CONFIG, str(folder))
     if trust is not None:
         check_signature(folder, trust)
-    return _report(folder, str(source), pulled)
+    return _report(folder, str(source), pulled=pulled)
 
 
 def _fetched(repo: Repo) -> Path:
@@ -111,15 +119,17 @@ def _fetched(repo: Repo) -> Path:
     if not repo.has(WEIGHTS):
         raise HubError(no_safetensors(repo.place))
     folder = repo.file(WEIGHTS).parent
+    if delta := folder_delta(folder, repo.place):
+        base_file(delta.base, repo.place, cache_dir=repo.cache, token=repo.token)
     if repo.has(FINGERPRINT):
         repo.file(FINGERPRINT)
     return folder
 
 
-def _report(folder: Path, place: str, pulled: bool) -> Report:
+def _report(folder: Path, place: str, cache_dir: Path | None = None, *, pulled: bool = False) -> Report:
     """The report of a folder; weights that do not fit the model are an error of the place."""
     try:
-        return check_folder(folder, pulled)
+        return check_folder(folder, cache_dir, pulled=pulled)
     except (HubError, FileNotFoundError):
         raise
     except WeightsError as error:

@@ -12,8 +12,8 @@ from torch.distributed import get_rank, is_initialized
 
 from .. import names
 from .._types import Model
-from ..saving.card import card_fields, card_section, merge_cards
-from ..saving.folder import write_card, write_folder, write_labels
+from ..saving.card import merge_cards
+from ..saving.folder import card_texts, write_card, write_folder, write_labels
 from ..saving.identity import identify
 from ..saving.manifest import write_manifest
 from ..saving.signing import sign_folder
@@ -31,7 +31,7 @@ def drafted(source: Model | str | Path, repo_id: str, sign: str | Path | None, *
         source: A model, or a folder that `save` wrote.
         repo_id: "owner/name".
         sign: Private key to sign the files with.
-        made: `label_names`, `card`, `metrics` and `as_timm` of `save`.
+        made: `label_names`, `card`, `metrics`, `as_timm`, `delta`, `base` and `token` of `save`.
 
     Raises:
         HubError: The files do not make the model.
@@ -68,6 +68,8 @@ def _from_folder(
     card: Mapping[str, Any] | None,
     metrics: Mapping[str, float] | None,
     as_timm: bool,
+    delta: bool,
+    **of_base: Any,
 ) -> None:
     """Copy a saved folder, with the label names, the card's fields and the results that are asked for now."""
     for name in (*FILES, *DETECTOR, SIGNATURE):
@@ -75,24 +77,23 @@ def _from_folder(
             shutil.copyfile(source / name, folder / name)
     found = identify(preflight(folder))
     old = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
-    fields, results = card_fields(old)
-    texts: dict[str, Any] = {
-        "card": {**fields, **(card or {})},
-        "metrics": results if metrics is None else metrics,
-        "section": card_section(old),
-    }
-    if as_timm:
+    texts = card_texts(folder)
+    texts["card"].update(card or {})
+    texts["metrics"] = texts["metrics"] if metrics is None else metrics
+    if rewritten := as_timm or delta:
         if any((folder / name).is_file() for name in DETECTOR):
-            raise ValueError(f"{source} holds a detector, which plain timm does not read; push it as it is")
+            form = "a difference does not hold" if delta else "plain timm does not read"
+            raise ValueError(f"{source} holds a detector, which {form}; push it as it is")
         labels = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("label_names")
         labels = labels if label_names is None else label_names
-        write_folder(found, folder, label_names=labels, as_timm=True, overwrite=True, **texts)
+        forms: dict[str, Any] = {"as_timm": as_timm, "delta": delta, **of_base}
+        write_folder(found, folder, label_names=labels, overwrite=True, **forms, **texts)
         preflight(folder)
     elif label_names is not None:
         write_labels(folder, label_names)
-    if as_timm or label_names is not None:
+    if rewritten or label_names is not None:
         (folder / SIGNATURE).unlink(missing_ok=True)  # it was made for other files
-    if not as_timm and (card or metrics or label_names is not None or not old):
+    if not rewritten and (card or metrics or label_names is not None or not old):
         write_card(found, folder, **texts)
     new = (folder / CARD).read_text(encoding="utf-8")
     if old and new != old:

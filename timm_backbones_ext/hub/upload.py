@@ -36,6 +36,8 @@ def push_to_hub(
     card: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     as_timm: bool = False,
+    delta: bool = False,
+    base: str | None = None,
     force: bool = False,
     delete_pickles: bool = False,
     sign: str | Path | None = None,
@@ -61,6 +63,8 @@ def push_to_hub(
         card: Fields that replace those of the card's metadata: `license`, `datasets`, `tags`, ...
         metrics: Results on the first of the card's `datasets`: `{"accuracy": 0.97}`.
         as_timm: Push a model without edits as the timm model that it is, for people without this package.
+        delta: Push only the tensors that are not bit-identical to those of the base; see `save`.
+        base: Hub id of the base; by default the repo that the weights came from, else that of the model's tag.
         force: Replace a backbone of another architecture.
         delete_pickles: Delete old pickles from the repo in the same commit.
         sign: Private key (PEM, elliptic curve) to sign the files with; `verify --trust` checks the signature.
@@ -76,7 +80,8 @@ def push_to_hub(
         ValueError: The model cannot be saved.
     """
     _require_known(gated, verify)
-    made = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
+    made: dict[str, Any] = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
+    made |= {"delta": delta, "base": base, "token": token}
     with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
         plan = make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force)
         push = _Push(HfApi(token=token, **CLIENT), folder, plan, revision, create_pr, commit_message or "Add backbone")
@@ -107,6 +112,8 @@ def plan_push(
     card: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
     as_timm: bool = False,
+    delta: bool = False,
+    base: str | None = None,
     force: bool = False,
     delete_pickles: bool = False,
     sign: str | Path | None = None,
@@ -121,7 +128,8 @@ def plan_push(
         ValueError: The model cannot be saved.
     """
     _require_known(gated, verify)
-    made = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
+    made: dict[str, Any] = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
+    made |= {"delta": delta, "base": base, "token": token}
     with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
         return make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force, details=True)
 

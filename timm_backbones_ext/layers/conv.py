@@ -1,7 +1,7 @@
 """A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. Its keys stay."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,9 @@ class Added(nn.Module):
 
 class Branch(Added):
     """Conv and batch norm in parallel to a conv; it adds nothing while the norm's weight is zero."""
+
+    first: ClassVar[str] = "conv"
+    """Name of the conv that sees the input."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -121,6 +124,8 @@ class ExtendedConv2d(nn.Conv2d):
     def dense(cls, conv: Any, dilation: int) -> "ExtendedConv2d":
         """A downsampling conv at every position. The window keeps its first pixel, so the pads go right and below."""
         dense = cls.replacing(conv)
+        if dense.branches:
+            raise ValueError(f"expected a conv without branches; got one with {', '.join(dense.branches)}")
         dense.stride, dense.dilation = (1, 1), (dilation, dilation)
         dense.pad_by(0, dilation * (conv.kernel_size[1] - 1), 0, dilation * (conv.kernel_size[0] - 1))
         return dense
@@ -155,8 +160,8 @@ class ExtendedConv2d(nn.Conv2d):
                 below=pads.below + rows * below,
             )
         if in_channels:
-            for branch in self._branches():
-                branch.conv.grow(in_channels)
+            for _, conv in self._branches():
+                conv.grow(in_channels)
 
     def sum_inputs(self) -> None:
         """Take one input channel whose weights are the sum over all: equal to this conv on equal channels.
@@ -169,15 +174,16 @@ class ExtendedConv2d(nn.Conv2d):
         total = self.weight.detach().sum(1, keepdim=True)
         self.weight = nn.Parameter(total, requires_grad=self.weight.requires_grad)
         self.in_channels, self.kept = 1, self.kept._replace(channels=1)
-        for branch in self._branches():
-            branch.conv.sum_inputs()
+        for _, conv in self._branches():
+            conv.sum_inputs()
 
-    def _branches(self) -> Iterator[Any]:
-        """The branches, with convs that can be extended."""
-        branch: Any
-        for branch in self.branches.values():
-            branch.conv = ExtendedConv2d.replacing(branch.conv)
-            yield branch
+    def _branches(self) -> Iterator[tuple[Any, "ExtendedConv2d"]]:
+        """The branches, each with its conv that sees the input, which can be extended."""
+        branches: Any = self.branches
+        for branch in branches.values():
+            conv = ExtendedConv2d.replacing(getattr(branch, branch.first))
+            setattr(branch, branch.first, conv)
+            yield branch, conv
 
     def _pads(self) -> Pads:
         """All padding: the conv's own and the margin."""
@@ -195,14 +201,16 @@ class ExtendedConv2d(nn.Conv2d):
         """Multiply the steps between weights, of the branches too; sizes of outputs stay."""
         self.dilation = (factor * self.dilation[0], factor * self.dilation[1])
         self.pad_by(*(factor * n for n in self._pads()))
-        for branch in self._branches():
-            branch.conv.dilate(factor)
+        for _, conv in self._branches():
+            conv.dilate(factor)
 
     def pad_statically(self) -> None:
         """Turn 'same' padding into the fixed one that equals it where each side is a multiple of the stride."""
         size = zip(self.kernel_size, self.stride, self.dilation, strict=True)
         rows, columns = (get_same_padding(stride, kernel, stride, dilation) for kernel, stride, dilation in size)
         self.pad_by(columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
+        for _, conv in self._branches():
+            conv.pad_statically()
 
     def add_branch(self, name: str, kernel_size: tuple[int, int], dilation: int = 1) -> None:
         """Add a conv with batch norm whose kernel, with holes of `dilation`, lies centred in this conv's kernel.
@@ -235,12 +243,12 @@ class ExtendedConv2d(nn.Conv2d):
         """
         weight = self.weight.detach().to(torch.float64, copy=True)
         shift = weight.new_zeros(self.out_channels)
-        for branch in self._branches():
+        for branch, conv in self._branches():
             part, bias = branch.folded()
             window = [slice(None), slice(None)]
             middles = (self.kept.top + self.kept.bottom, self.kept.left + self.kept.right)  # twice the base's centre
             for axis, (side, middle) in enumerate(zip(part.shape[2:], middles)):
-                step = branch.conv.dilation[axis] // self.dilation[axis]
+                step = conv.dilation[axis] // self.dilation[axis]
                 span = step * (side - 1) + 1
                 start = (middle - span) // 2
                 window.append(slice(start, start + span, step))

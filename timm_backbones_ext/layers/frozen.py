@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .sync_bn import CpuSyncBatchNorm
 
-__all__ = ["FrozenBatchNorm2d", "FrozenBatchNormAct2d"]
+__all__ = ["FROZEN", "FrozenBatchNorm2d", "FrozenBatchNormAct2d", "thawed"]
 
 
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
@@ -54,3 +54,16 @@ FROZEN: dict[type[nn.Module], type[FrozenBatchNorm2d]] = {
     CpuSyncBatchNorm: FrozenBatchNorm2d,
     BatchNormAct2d: FrozenBatchNormAct2d,
 }
+
+
+def thawed(model: Any) -> Any:
+    """A model with plain batch norms in place of its frozen ones, in place; in eval mode the same up to rounding."""
+    for name, frozen in list(model.named_modules()):
+        if isinstance(frozen, FrozenBatchNorm2d):
+            act = isinstance(frozen, FrozenBatchNormAct2d)
+            norm: Any = (BatchNormAct2d if act else nn.BatchNorm2d)(len(frozen.weight), eps=frozen.eps, device="meta")
+            norm.load_state_dict(frozen.state_dict(), assign=True)
+            for child, module in frozen.named_children():
+                norm.add_module(child, module)
+            model.set_submodule(name, norm.train(frozen.training))
+    return model

@@ -4,6 +4,7 @@ The text of this package stands between two marks. The next push replaces that t
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from yaml import YAMLError
 from ..catalog.description import describe_model
 from ..edits import parse_edits
 from ..edits.lineage import without_data
+from ..weights.delta import Base
 from ..weights.files import WEIGHTS
 from .identity import Identity
 
-__all__ = ["REPO_PLACEHOLDER", "base_model", "card_fields", "card_section", "merge_cards", "render_card"]
+__all__ = ["REPO_PLACEHOLDER", "DeltaFacts", "base_model", "card_fields", "card_section", "merge_cards", "render_card"]
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 REPO_PLACEHOLDER = "OWNER/NAME"
@@ -37,6 +39,17 @@ def base_model(base: str, tag: str | None) -> tuple[str | None, str | None]:
     return (cfg.hf_hub_id, cfg.license) if cfg else (None, None)
 
 
+@dataclass(frozen=True)
+class DeltaFacts:
+    """What a card says of a difference."""
+
+    base: Base
+    size: int
+    """Bytes of the file."""
+    whole: int
+    """Bytes of all tensors of the model."""
+
+
 def render_card(
     found: Identity,
     fields: Mapping[str, Any],
@@ -44,6 +57,7 @@ def render_card(
     metrics: Mapping[str, float],
     section: str,
     hashes: Mapping[str, str],
+    delta: DeltaFacts | None = None,
     repo: str = REPO_PLACEHOLDER,
 ) -> str:
     """The text of README.md for a model.
@@ -54,13 +68,15 @@ def render_card(
         metrics: Results on the first of `datasets`.
         section: Markdown after the usage.
         hashes: sha256 of the files beside it.
+        delta: Said of a difference.
         repo: Hub id to show in the usage.
 
     Raises:
         ValueError: The licence of the base forbids the one that is asked for, or metrics lack a data set.
     """
-    model, metadata = found.model, _metadata(found, fields, metrics)
-    origin = base_model(found.base, found.tag)[0]
+    of_tag, licence = base_model(found.base, found.tag)
+    origin = delta.base.repo if delta else of_tag
+    model, metadata = found.model, _metadata(found, fields, metrics, origin)
     with torch.device("meta"):
         facts = describe_model(without_data(model).float())
     card = ModelCard.from_template(
@@ -80,6 +96,8 @@ def render_card(
         metrics=metrics,
         section=f"{SECTION}\n{section.strip()}\n{SECTION_END}" if section.strip() else "",
         hashes=hashes,
+        delta=delta,
+        base_licence=licence if origin == of_tag else None,
         weights=WEIGHTS,
         repo=repo,
         begin=BEGIN,
@@ -88,9 +106,11 @@ def render_card(
     return str(card)
 
 
-def _metadata(found: Identity, fields: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+def _metadata(
+    found: Identity, fields: Mapping[str, Any], metrics: Mapping[str, float], origin: str | None
+) -> dict[str, Any]:
     """The card's metadata, which the Hub reads."""
-    model, (origin, licence) = found.model, base_model(found.base, found.tag)
+    model, licence = found.model, base_model(found.base, found.tag)[1]
     metadata: dict[str, Any] = {
         "library_name": "timm",
         "license": model.pretrained_cfg.get("license") or licence,

@@ -27,14 +27,14 @@ def check_config(path: Path, place: str) -> None:
         timm.create_model(f"local-dir:{path.parent}", device="meta")
 
 
-def check_weights(folder: Path, place: str) -> None:
-    """Check that the weights are the tensors of the model, by loading them once; they are mapped and not copied.
+def check_weights(folder: Path, place: str, cache_dir: Path | None = None) -> None:
+    """Check that the weights are the tensors of the model, by loading them once.
 
     Raises:
         HubError: They are not, or the file is damaged.
     """
     with _named(folder / WEIGHTS, place), bounded(place):
-        timm.create_model(f"local-dir:{folder}", pretrained=True)
+        timm.create_model(f"local-dir:{folder}", pretrained=True, cache_dir=cache_dir)
 
 
 @contextmanager

@@ -23,13 +23,17 @@ from ..edits.in_chans import InChans
 from ..errors import HubError, WeightsError
 from ..fingerprints import Fingerprint, Report, compare, fingerprint
 from ..registry import BUILT_IN
+from ..weights.delta import Delta, delta_of
 from ..weights.files import CARD, CONFIG, FILES, FINGERPRINT, HINT, PULLED, WEIGHTS, write_safetensors
-from .card import render_card
+from ..weights.source import folder_delta, whole_tensors
+from .card import DeltaFacts, card_fields, card_section, render_card
+from .difference import difference_of, with_own_name
 from .identity import Identity, identify
 from .manifest import check_files, write_manifest
 from .plain import as_plain_timm, tensors, whole
 
 __all__ = [
+    "card_texts",
     "check_folder",
     "load",
     "normalisation",
@@ -38,6 +42,7 @@ __all__ = [
     "write_card",
     "write_folder",
     "write_labels",
+    "write_whole",
 ]
 
 
@@ -50,6 +55,9 @@ def save(
     metrics: Mapping[str, float] | None = None,
     section: str = "",
     as_timm: bool = False,
+    delta: bool = False,
+    base: str | None = None,
+    token: str | bool | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a backbone as safetensors, config, fingerprint, model card and the sha256 of each of these files.
@@ -64,20 +72,29 @@ def save(
         metrics: Results on the first of the card's `datasets`: `{"accuracy": 0.97}`; they become its `model-index`.
         section: Markdown for the card, after its usage.
         as_timm: Save a model without edits as the timm model that it is, for people without this package.
+        delta: Write only the tensors that are not bit-identical to those of the base, a checkpoint on the Hub that
+            the config then names by commit and sha256. The model is loaded as one that was saved whole; the base is
+            fetched once, for all that differ from it.
+        base: Hub id of the base, "owner/name" or "owner/name@revision"; by default the repo that the weights came
+            from, else that of the model's tag.
+        token: Access token for the base; that of `hf auth login` by default.
         overwrite: Replace the files of an earlier save.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: The model cannot be created anew from names, the labels are not one per class, or the licence of
-            the base does not allow the one that is asked for.
+        ValueError: The model cannot be created anew from names, the labels are not one per class, the licence of
+            the base does not allow the one that is asked for, or the base is not the one that the weights came from
+            or has no tensor in common with the model.
+        HubError: The base cannot be fetched.
         FileExistsError: The folder holds a saved model and `overwrite` is false.
         OSError: The folder cannot be written to.
     """
     texts: dict[str, Any] = {"card": card, "metrics": metrics, "section": section}
     options: dict[str, Any] = {"label_names": label_names, "as_timm": as_timm, "overwrite": overwrite}
-    return write_folder(identify(model), Path(folder), **options, **texts)
+    of_base: dict[str, Any] = {"delta": delta, "base": base, "token": token}
+    return write_folder(identify(model), Path(folder), **options, **of_base, **texts)
 
 
 def write_folder(
@@ -86,12 +103,16 @@ def write_folder(
     *,
     label_names: Sequence[str] | None = None,
     as_timm: bool = False,
+    delta: bool = False,
+    base: str | None = None,
+    token: str | bool | None = None,
     overwrite: bool = False,
     **texts: Any,
 ) -> Path:
     """Do what `save` does, for a model whose identity is known; `texts` are the arguments of `write_card`."""
+    _require_one_form(as_timm=as_timm, delta=delta, base=base)
     found = whole(found)
-    found = as_plain_timm(found) if as_timm else found
+    found = as_plain_timm(found) if as_timm else with_own_name(found) if delta else found
     _require_one_per_class(label_names, found.model.num_classes)
     present = [name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
@@ -99,12 +120,21 @@ def write_folder(
     if is_initialized() and get_rank() > 0:
         return folder
     with _all_or_nothing(folder) as draft:
-        write_safetensors(tensors(found.model), draft / WEIGHTS, _metadata(found))
-        _write_json(draft / CONFIG, _config(found, label_names, draft / CONFIG))
+        state = tensors(found.model)
+        made = difference_of(found, state, base, token) if delta else None
+        write_safetensors(made.tensors if made else state, draft / WEIGHTS, _metadata(found))
+        _write_json(draft / CONFIG, _config(found, label_names, draft / CONFIG, made.delta if made else None))
         fingerprint(found.model).save(draft / FINGERPRINT)
         write_card(found, draft, **texts)
         write_manifest(draft)
     return folder
+
+
+def _require_one_form(*, as_timm: bool, delta: bool, base: str | None) -> None:
+    if as_timm and delta:
+        raise ValueError("plain timm reads no differences: leave out delta, or the conversion to plain timm")
+    if base is not None and not delta:
+        raise ValueError(f"base={base!r} is for a difference: say delta=True too")
 
 
 def write_card(
@@ -117,8 +147,34 @@ def write_card(
 ) -> None:
     """Write the model card for the files that are in a folder."""
     hashes = {name: sha256_of(folder / name) for name in PULLED if (folder / name).is_file()}
-    text = render_card(found, card or {}, metrics=metrics or {}, section=section, hashes=hashes)
+    delta = delta_of(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    sizes = (folder / WEIGHTS).stat().st_size, sum(value.nbytes for value in found.model.state_dict().values())
+    about = DeltaFacts(delta.base, *sizes) if delta else None
+    text = render_card(found, card or {}, metrics=metrics or {}, section=section, hashes=hashes, delta=about)
     (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def card_texts(folder: Path) -> dict[str, Any]:
+    """The arguments of `write_card` that gave the card in a folder.
+
+    Raises:
+        ValueError: The metadata of the card cannot be read.
+    """
+    text = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    fields, results = card_fields(text)
+    return {"card": fields, "metrics": results, "section": card_section(text)}
+
+
+def write_whole(source: Path, folder: Path, cache_dir: str | Path | None = None) -> Path:
+    """Write a saved model with all its tensors, whether they are in its folder or in its base.
+
+    Raises:
+        FileExistsError: `folder` holds a saved model.
+        HubError: The base cannot be had.
+        WeightsError: Base and difference do not give what was saved.
+    """
+    labels = json.loads((source / CONFIG).read_text(encoding="utf-8")).get("label_names")
+    return write_folder(identify(load(source, cache_dir)), folder, label_names=labels, **card_texts(source))
 
 
 def write_labels(folder: Path, label_names: Sequence[str]) -> None:
@@ -151,7 +207,7 @@ def _metadata(found: Identity) -> dict[str, str]:
     }
 
 
-def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[str, Any]:
+def _config(found: Identity, labels: Sequence[str] | None, draft: Path, delta: Delta | None) -> dict[str, Any]:
     """timm's config of the model, with the edits to create it and a hint for machines without this package."""
     shown = copy.copy(found.model)  # timm reads `_model_args` from the object; the caller's own is left alone
     shown._model_args = dict(found.args)
@@ -167,6 +223,8 @@ def _config(found: Identity, labels: Sequence[str] | None, draft: Path) -> dict[
     if found.architecture in BUILT_IN:
         config["architecture"] = f"{found.architecture}.{HINT}"
         config["timm_backbones_ext"] = {"version": __version__, "base": found.base, "edits": list(found.edits)}
+    if delta:
+        config["timm_backbones_ext"]["delta"] = delta.as_config()
     return config
 
 
@@ -201,7 +259,7 @@ def _all_or_nothing(folder: Path) -> Generator[Path]:
         raise
 
 
-def check_folder(folder: Path, pulled: bool = False) -> Report:
+def check_folder(folder: Path, cache_dir: str | Path | None = None, *, pulled: bool = False) -> Report:
     """Compare the files in a folder with their recorded sha256, then what the model computes with its fingerprint.
 
     Args:
@@ -215,7 +273,7 @@ def check_folder(folder: Path, pulled: bool = False) -> Report:
     """
     files, saved = check_files(folder, pulled), saved_fingerprint(folder)
     try:
-        report = compare(saved, fingerprint(load(folder)))
+        report = compare(saved, fingerprint(load(folder, cache_dir)))
     except (HubError, WeightsError) as error:
         if not files.changed:
             raise
@@ -239,16 +297,21 @@ def saved_fingerprint(folder: Path) -> Fingerprint:
         raise HubError(str(error)) from error
 
 
-def load(folder: Path) -> Model:
+def load(folder: Path, cache_dir: str | Path | None = None) -> Model:
     """The model in a folder, built once, with the dtypes of the file; timm converts all tensors to float32.
+
+    Args:
+        folder: A saved backbone.
+        cache_dir: Folder of the Hub's cache, for the base of a difference; huggingface_hub's by default.
 
     Raises:
         HubError: The config does not fit a model of this version.
         WeightsError: The weights are not those of the model that the config names.
     """
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    now = model.state_dict(keep_vars=True)
-    for key, value in load_file(folder / WEIGHTS).items():
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True, cache_dir=cache_dir)
+    now, delta = model.state_dict(keep_vars=True), folder_delta(folder, str(folder))
+    saved = whole_tensors(folder, str(folder), delta, cache_dir=cache_dir) if delta else load_file(folder / WEIGHTS)
+    for key, value in saved.items():
         if key in now and value.shape == now[key].shape and value.dtype != now[key].dtype:
             now[key].data = value
     return model

@@ -12,6 +12,7 @@ from ..edits import parse_edits
 from ..fingerprints import unwrap
 from ..norm_layer import is_runtime
 from ..registry import BUILT_IN, VARIANTS
+from ..weights.delta import Base
 
 __all__ = ["Identity", "created_with", "identify"]
 
@@ -37,6 +38,8 @@ class Identity:
     """The edits to pass as `edits=`."""
     args: Mapping[str, Any]
     """timm's arguments of creation; a frozen batch norm is saved as the edit that it became."""
+    weights_base: Base | None
+    """The file of the Hub that its weights came from, if it was created with them by this package."""
     sharded: bool
     """Whether tensors are spread over ranks, by FSDP or tensor parallelism."""
 
@@ -62,6 +65,7 @@ def identify(model: Model) -> Identity:
         edits=edits,
         extra=extra,
         args=MappingProxyType({key: value for item in (*around, full) for key, value in created_with(item).items()}),
+        weights_base=getattr(full, "weights_base", None),
         sharded=any(isinstance(value, DTensor) for value in full.state_dict().values()),
     )
 

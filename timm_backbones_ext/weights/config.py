@@ -10,6 +10,7 @@ from timm.models import is_model
 from .._version import __version__
 from ..errors import HubError
 from .arguments import allowed_arguments
+from .delta import delta_of
 from .files import CONFIG, HINT
 
 __all__ = ["LARGEST_CONFIG", "read_config"]
@@ -50,6 +51,7 @@ def read_config(path: Path, place: str) -> dict[str, Any]:
     try:
         _require_small(config)
         _require_classes(config)
+        _require_own_name(config, architecture)
         _require_known_arguments(config, architecture)
     except ValueError as error:
         raise HubError(f"{place}: {CONFIG} {error}; nothing was loaded") from error
@@ -113,6 +115,12 @@ def _require_known_arguments(config: Mapping[str, Any], architecture: str) -> No
             f"does not fit any model that this version can build: {architecture} takes no argument {unknown[0]!r} "
             f"from a file; it takes {', '.join(sorted(known))}"
         )
+
+
+def _require_own_name(config: Mapping[str, Any], architecture: str) -> None:
+    """Reject a difference under a name of timm's, whose loader would take it for the whole."""
+    if delta_of(config) is not None and not architecture.startswith("ext_"):
+        raise ValueError(f"is of a difference, and names {architecture}; expected a name that begins with ext_")
 
 
 def _branches(tree: Any) -> Iterator[tuple[Any, int]]:

@@ -1,8 +1,9 @@
 """Where pretrained weights come from: a checked safetensors file from the Hub or a folder; never a pickle."""
 
 import copy
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm.models
 from huggingface_hub import try_to_load_from_cache
@@ -10,13 +11,33 @@ from safetensors import SafetensorError
 from timm.models import PretrainedCfg
 from torch import Tensor
 
+from .._digest import sha256_of
 from .._timm import resolve_pretrained_source
 from ..errors import HubError, WeightsError
 from ..transport import Repo
 from .config import read_config
+from .delta import Base, Delta, assembled, delta_of
 from .files import CONFIG, WEIGHTS, read_tensors
 
-__all__ = ["from_folder", "no_safetensors", "pretrained_tensors", "safe_source"]
+__all__ = [
+    "Found",
+    "base_endpoint",
+    "base_file",
+    "base_tensors",
+    "folder_delta",
+    "from_folder",
+    "no_safetensors",
+    "pretrained_tensors",
+    "safe_source",
+    "whole_tensors",
+]
+
+
+class Found(NamedTuple):
+    """Tensors, and the file of the Hub that they came from; of a difference its base."""
+
+    tensors: dict[str, Tensor]
+    base: Base | None = None
 
 
 def no_safetensors(place: str) -> str:
@@ -39,7 +60,7 @@ def from_folder(cfg: dict[str, Any]) -> str | None:
     return {"hf-hub": cfg.get("hf_hub_id"), "local-dir": str(cfg.get("file"))}.get(cfg.get("source") or "")
 
 
-def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> Found:
     """The tensors that a resolved pretrained config names, read from a file where that can be.
 
     Args:
@@ -47,21 +68,24 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
         cache_dir: Folder of the Hub's cache; huggingface_hub's by default.
 
     Raises:
-        WeightsError: The config names no weights, or there is no safetensors file, or it is damaged.
+        WeightsError: The config names no weights, or there is no safetensors file, or it is damaged, or a difference
+            and its base do not give what was saved.
         HubError: The weights cannot be fetched, are not what the Hub recorded, or the config is nonsense.
     """
     kind, location = _resolved(cfg)
     if kind == "state_dict":
-        return copy.deepcopy(location)  # the caller's tensors stay the caller's
+        return Found(copy.deepcopy(location))  # the caller's tensors stay the caller's
     if kind == "hf-hub":
-        return _read(_from_hub(cfg, location, cache_dir), str(cfg["hf_hub_id"]))
+        return _from_hub(cfg, location, cache_dir)
     if kind == "local-dir":
-        if not (file := Path(location) / WEIGHTS).is_file():
+        folder, place = Path(location), str(location)
+        if not (folder / WEIGHTS).is_file():
             raise WeightsError(no_safetensors(f"folder {location}"))
-        return _read(file, str(location))
+        delta = folder_delta(folder, place)
+        return Found(whole_tensors(folder, place, delta, cache_dir=cache_dir), delta.base if delta else None)
     if kind == "file":
         safe = str(location).endswith(".safetensors")
-        return _read(Path(location), str(location)) if safe else timm.models.load_state_dict(location)
+        return Found(_read(Path(location), str(location)) if safe else timm.models.load_state_dict(location))
     raise WeightsError(f"{cfg.get('architecture')} has no pretrained weights; create it with pretrained=False")
 
 
@@ -78,15 +102,85 @@ def _read(file: Path, place: str) -> dict[str, Tensor]:
         raise WeightsError(f"{file.name} of {place}: {reason}") from error
 
 
-def _from_hub(cfg: dict[str, Any], location: Any, cache_dir: str | Path | None) -> Path:
-    """The file of the weights, fetched and checked."""
+def folder_delta(folder: Path, place: str) -> Delta | None:
+    """What the config in a folder says of a difference; None if the weights are whole.
+
+    Raises:
+        HubError: The config is damaged, or names a model that this version does not know.
+    """
+    return delta_of(read_config(folder / CONFIG, place))
+
+
+def whole_tensors(
+    folder: Path, place: str, delta: Delta | None, *, cache_dir: str | Path | None = None
+) -> dict[str, Tensor]:
+    """The tensors of a saved model; of a difference, those of its base with the changed ones in their places.
+
+    Raises:
+        HubError: The base cannot be fetched, or is not the file that the config names.
+        WeightsError: A file is damaged, or the tensors together are not those that were saved.
+    """
+    changed = _read(folder / WEIGHTS, place)
+    if delta is None:
+        return changed
+    base = base_tensors(delta.base, place, cache_dir=cache_dir)
+    try:
+        return assembled(changed, base, delta)
+    except WeightsError as error:
+        raise WeightsError(f"{place}, a difference to {delta.base}: {error}") from error
+
+
+def base_endpoint() -> str | None:
+    """Address of the Hub that holds the bases, if the user says that it is another one; a config cannot say it."""
+    return os.environ.get("TIMM_BACKBONES_EXT_BASE_ENDPOINT") or None
+
+
+def base_file(base: Base, place: str, *, cache_dir: str | Path | None = None, token: str | bool | None = None) -> Path:
+    """The file of a base, from the cache or the Hub, with the hash that is recorded.
+
+    Raises:
+        HubError: It cannot be fetched, or is another one; the message names `place`, which needs it, and the base.
+    """
+    try:
+        where: Any = {"token": token, "cache_dir": cache_dir, "endpoint": base_endpoint()}
+        return Repo(base.repo, base.commit, pinned={base.file: base.sha256}, **where).file(base.file)
+    except HubError as error:
+        raise HubError(
+            f"{place} holds only the difference to its base {base}, and the base cannot be had: {error}. Nothing was "
+            f"loaded. Get access to {base.repo} and go online once, or ask the owner of {place} for the whole model: "
+            "`timm-ext pull --whole` writes it where the base is in the cache"
+        ) from error
+
+
+def base_tensors(base: Base, place: str, *, cache_dir: str | Path | None = None) -> dict[str, Tensor]:
+    """The tensors of a base.
+
+    Raises:
+        HubError: As `base_file`.
+        WeightsError: The file is damaged.
+    """
+    return _read(base_file(base, place, cache_dir=cache_dir), f"{base}, the base of {place}")
+
+
+def _from_hub(cfg: dict[str, Any], location: Any, cache_dir: str | Path | None) -> Found:
+    """The tensors of a repo, fetched and checked."""
     hub_id, filename = location if isinstance(location, tuple) else (location, WEIGHTS)
     repo_id, _, revision = str(hub_id).partition("@")
     own = cfg.get("source") == "hf-hub"  # then timm has just read the config of the same repo
     repo = _where_config_came_from(repo_id, revision, cache_dir) if own else Repo(hub_id, cache_dir=cache_dir)
     if not repo.has(filename):
         raise WeightsError(no_safetensors(repo.place))
-    return repo.file(filename)
+    file, place = repo.file(filename), str(cfg["hf_hub_id"])
+    delta = delta_of(read_config(repo.file(CONFIG), place)) if own and repo.has(CONFIG) else None
+    if delta is not None:
+        return Found(whole_tensors(file.parent, place, delta, cache_dir=cache_dir), delta.base)
+    return Found(_read(file, place), Base(repo.id, repo.commit, _sha256(file), filename))
+
+
+def _sha256(file: Path) -> str:
+    """The hash of a file of the cache, which names large ones by it."""
+    name = file.resolve().name
+    return name if len(name) == 64 else sha256_of(file)
 
 
 def _where_config_came_from(repo_id: str, revision: str, cache_dir: str | Path | None) -> Repo:
