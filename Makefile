@@ -9,7 +9,7 @@ TOGETHER := -n 2 --dist worksteal tests
 OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast mutants demo lint fix wheel docs bench check clean
+.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that 
 test-clients-fast: .venv-clients/.ready ## one of our models in each of them but mmpretrain, without the table
 	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist worksteal tests/clients -k "not ($(OTHERS))"
 
+test-page: $(READY) ## the page of models in a headless Chromium; skipped, with a word, where there is none
+	$(UV) run --locked --group page python -m pytest -q -rs tests/page
+
 mutants: .venv-mutants/.ready ## how many small mistakes the tests catch: 200 mutants, for hours
 	.venv-mutants/bin/python tests/mutants.py
 
@@ -99,7 +102,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/cold_start.py
 
-check: lint docs wheel test-timm test test-clients-fast ## all of it, as CI does
+check: lint docs wheel test-timm test test-page test-clients-fast ## all of it, as CI does
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-mutants .venv-uv .venv-wheel .cache dist site demo-out

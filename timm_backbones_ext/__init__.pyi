@@ -25,6 +25,7 @@ from .edits import parse_edits as parse_edits
 from .edits import register_edit as register_edit
 from .errors import BackboneError as BackboneError
 from .errors import HubError as HubError
+from .errors import LicenseWarning as LicenseWarning
 from .errors import WeightsError as WeightsError
 from .families import Level as Level
 from .features import wrap as wrap

@@ -21,9 +21,9 @@ __all__ = ["heading", "is_terminal", "print_json", "progress", "table"]
 GAP = 2  # blanks between columns
 
 
-def is_terminal() -> bool:
-    """Whether standard output is a terminal."""
-    return sys.stdout.isatty()
+def is_terminal(*, err: bool = False) -> bool:
+    """Whether standard output, or standard error, is a terminal."""
+    return (sys.stderr if err else sys.stdout).isatty()
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -53,8 +53,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     console.print(drawn)
 
 
-def _console() -> Console:
-    return Console(highlight=False, markup=False, color_system=None if os.environ.get("NO_COLOR") else "auto")
+def _console(*, err: bool = False) -> Console:
+    return Console(
+        stderr=err, highlight=False, markup=False, color_system=None if os.environ.get("NO_COLOR") else "auto"
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -108,23 +110,24 @@ def _finite(data: Any) -> Any:
 
 
 @contextmanager
-def progress(total: int, unit: str, every: int = 1) -> Generator[Callable[[str], None]]:
+def progress(total: int, unit: str, every: int = 1, *, err: bool = False) -> Generator[Callable[[str], None]]:
     """Show how far a loop is: as a bar on a terminal, else as a line every so many steps.
 
     Args:
         total: Steps of the loop.
         unit: What a step is: "epoch".
         every: Steps between two lines.
+        err: Show it on standard error.
 
     Yields:
         A function to call after each step, with a few words on it.
     """
-    if not is_terminal():
+    if not is_terminal(err=err):
         count = iter(range(1, total + 1))
 
         def line(words: str) -> None:
             if (step := next(count)) % every == 0:
-                click.echo(f"{unit} {step}/{total}\t{words}")
+                click.echo(f"{unit} {step}/{total}\t{words}", err=err)
 
         yield line
         return
@@ -135,6 +138,6 @@ def progress(total: int, unit: str, every: int = 1) -> Generator[Callable[[str],
         TextColumn("{task.description}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console()) as bar:
+    with Progress(*columns, console=_console(err=err)) as bar:
         task = bar.add_task("", total=total)
         yield lambda words: bar.update(task, advance=1, description=words)

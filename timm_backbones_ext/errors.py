@@ -1,6 +1,6 @@
-"""The errors of this package; each message says what was expected, what came and what to do."""
+"""The errors and the warning of this package; each message says what was expected, what came and what to do."""
 
-__all__ = ["BackboneError", "HubError", "WeightsError"]
+__all__ = ["BackboneError", "HubError", "LicenseWarning", "WeightsError"]
 
 
 class BackboneError(RuntimeError):
@@ -13,3 +13,7 @@ class HubError(BackboneError):
 
 class WeightsError(BackboneError):
     """Weights that do not belong to the model; nothing was loaded."""
+
+
+class LicenseWarning(UserWarning):
+    """Weights that were loaded are not for commercial use."""

@@ -30,6 +30,8 @@ def top(modules: Iterable[str]) -> set[str]:
         (["--help"], {}, "Usage: timm-ext"),
         (["--version"], {}, "timm-ext, version"),
         (["features", "--help"], {}, "--overwrite"),
+        (["classify", "--help"], {}, "--top"),
+        (["doctor", "--help"], {}, "discovery"),
         (["train-detector", "--help"], {}, "--resume"),
         (["hub", "serve", "--help"], {}, "--allow-remote"),
         (["completion", "zsh"], {}, "compdef"),

@@ -131,7 +131,7 @@ def test_convert_writes_the_names_that_are_asked_for(tmp_path) -> None:
     assert model.classifier.weight.equal(reference.classifier.weight)
     assert CliRunner().invoke(main, arguments).exit_code == 2
     facts = json.loads(CliRunner().invoke(main, [*arguments, "--overwrite", "--json"]).stdout)
-    assert facts == {"file": str(out), "format": "timm", "tensors": 296, "notes": []}
+    assert facts == {"file": str(out), "format": "timm", "tensors": 296, "license": "apache-2.0", "notes": []}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from ..edits import edit as edit_model
 from ..families.layout import FAMILIES
 from .description import describe_model
 
-__all__ = ["RATIOS", "Cost", "applicable", "cost", "named_base"]
+__all__ = ["RATIOS", "Cost", "applicable", "cost", "measured", "named_base"]
 
 RATIOS = Path(__file__).with_suffix(".json")
 """Written by `benchmarks/edits.py`."""
@@ -52,8 +52,12 @@ def cost(edit: str | Edit, base: str | None = None) -> Cost:
     (item,) = parse_edits(edit)
     base = base or named_base(item)
     plain, edited = _figures(base, None), _figures(base, str(item))
-    ratio = _ratios().get(f"{base} + {item}", {}).get("time_ratio")
-    return Cost(base, edited[0] - plain[0], edited[1] - plain[1], ratio, item.merges())
+    return Cost(base, edited[0] - plain[0], edited[1] - plain[1], measured(base, item), item.merges())
+
+
+def measured(base: str, edit: str | Edit) -> float | None:
+    """Time of a forward pass, edited over plain, on the CPU of the benchmark; None if it was not measured."""
+    return _ratios().get(f"{base} + {edit}", {}).get("time_ratio")
 
 
 def applicable(base: str) -> list[type[Edit]]:

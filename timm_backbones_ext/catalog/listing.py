@@ -9,10 +9,14 @@ from timm.models import model_entrypoint
 
 from ..edits import EDITS, parse_edits
 from ..families import FAMILIES, family_of
+from ..licences import allows_commercial_use
 from ..names import licences, one_of
 from ..registry import VARIANTS
 
 __all__ = ["Listing", "describe_variant", "family_name", "listings"]
+
+COMMERCIAL = "commercial"
+"""Word for all licences that are known to allow commercial use."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ def listings(family: str | None = None, edit: str | None = None, licence: str | 
     Args:
         family: Only variants of this family.
         edit: Only variants with this edit.
-        licence: Only variants that have a tag with this licence.
+        licence: Only variants that have a tag with this licence; "commercial" stands for all that are known to allow
+            commercial use.
 
     Raises:
         ValueError: An unknown family, edit or licence.
@@ -63,9 +68,11 @@ def listings(family: str | None = None, edit: str | None = None, licence: str | 
     found = [describe_variant(name) for name in VARIANTS]
     one_of("family", family, FAMILIES)
     one_of("edit", edit, EDITS)
-    one_of("licence", licence, {item for facts in found for item in facts.tags.values()})
+    there = {item for facts in found for item in facts.tags.values()}
+    one_of("licence", licence, {COMMERCIAL, *there})
+    wanted = set(filter(allows_commercial_use, there)) if licence == COMMERCIAL else {licence}
     for facts in found:
         edits = [item.name for item in parse_edits(facts.edits)]
-        wanted = (family, (facts.family,)), (edit, edits), (licence, facts.tags.values())
-        if all(word is None or word in there for word, there in wanted):
+        fits = family in (None, facts.family), edit in (None, *edits)
+        if all(fits) and (licence is None or wanted & set(facts.tags.values())):
             yield facts

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FeatureMap", "feature_maps", "load_photo", "photo_maps", "principal_colours", "require_drawable"]
+__all__ = [
+    "FeatureMap",
+    "feature_maps",
+    "load_photo",
+    "open_photo",
+    "photo_maps",
+    "principal_colours",
+    "require_drawable",
+]
 
 FORMATS = {
     ".png": {"Software": None},
@@ -49,18 +57,26 @@ class FeatureMap:
         return f"level {self.index} · {' × '.join(map(str, self.values.shape))} · stride {self.stride}"  # noqa: RUF001
 
 
-def load_photo(path: str | Path, size: int = 224) -> Image.Image:
-    """The middle square of a photo in RGB, upright, scaled to `size` pixels.
+def open_photo(path: str | Path) -> Image.Image:
+    """A photo in RGB, upright.
 
     Raises:
         ValueError: The file is not a picture.
     """
     try:
         with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            return ImageOps.exif_transpose(picture).convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a picture that can be read ({error})") from error
-    return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+
+
+def load_photo(path: str | Path, size: int = 224) -> Image.Image:
+    """The middle square of a photo in RGB, upright, scaled to `size` pixels.
+
+    Raises:
+        ValueError: The file is not a picture.
+    """
+    return ImageOps.fit(open_photo(path), (size, size), Image.Resampling.BICUBIC)
 
 
 def photo_maps(model: Model, photo: Image.Image, levels: Sequence[int] | None = None) -> list[FeatureMap]:

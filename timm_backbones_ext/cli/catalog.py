@@ -1,16 +1,26 @@
 """The commands of `timm-ext` that look at models: list, info, edits, features."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import is_terminal, print_json, table
+from ..console import is_terminal, print_json, progress, table
 from ..names import create, known, licences, one_of, saved_folder
-from .options import announce, as_json, edits_option, family_option, numbers, pretrained_option
+from .options import (
+    announce,
+    as_json,
+    edits_option,
+    family_option,
+    numbers,
+    overwrite_option,
+    pretrained_option,
+    require_new,
+)
+from .verb import verb
 
 if TYPE_CHECKING:
     from ..catalog.listing import Listing
@@ -19,21 +29,49 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 
-@click.command("list")
+@verb(
+    "list",
+    examples=[
+        "timm-ext list --family resnet --edit dcn",
+        "timm-ext list --license commercial --json",
+        "timm-ext list --html models.html",
+    ],
+)
 @family_option
 @click.option("--edit", default=None, help="Only variants with this edit: dcn, ...")
-@click.option("--license", "licence", default=None, help="Only variants with a tag of this licence: apache-2.0, ...")
+@click.option(
+    "--license",
+    "licence",
+    default=None,
+    help="Only variants with a tag of this licence: apache-2.0, ...; or commercial for all that allow such use.",
+)
+@click.option("--html", "page", type=click.Path(dir_okay=False), help="Write one web page that needs no network.")
+@overwrite_option
 @as_json
-def list_command(as_json: bool, **filters: Any) -> None:
+def list_command(page: str | None, overwrite: bool, as_json: bool, **filters: Any) -> None:
     """List the variants."""
     from ..catalog.listing import listings
 
     found = list(listings(**filters))
+    if page:
+        return _write_page(Path(page), found, overwrite=overwrite, as_json=as_json)
     if as_json:
         return print_json([asdict(facts) for facts in found])
     if is_terminal():
         return table(("name", "base + edits", "tags", "licences"), map(_short_row, found))
     return table(("name", "base", "edits", "tags", "licences"), map(_row, found))
+
+
+def _write_page(page: Path, found: Sequence["Listing"], *, overwrite: bool, as_json: bool) -> None:
+    from ..catalog.page import render_page, require_library
+
+    require_library()
+    require_new(page, overwrite=overwrite)
+    with progress(len(found), "model", every=20, err=True) as step:
+        text = render_page(found, step=step)
+    page.write_text(text, encoding="utf-8")
+    facts = {"page": str(page), "models": len(found)}
+    return print_json(facts) if as_json else click.echo(f"wrote {page} with {len(found)} models", err=True)
 
 
 def _row(facts: "Listing") -> tuple[object, ...]:
@@ -47,7 +85,7 @@ def _short_row(facts: "Listing") -> tuple[object, ...]:
     return facts.name, made, len(facts.tags), f"{first}, {others} more" if others > 0 else first
 
 
-@click.command("info")
+@verb("info", examples=["timm-ext info ext_resnet50_dcn.a1_in1k", "timm-ext info resnet50 --json"])
 @click.argument("source")
 @edits_option
 @as_json
@@ -93,7 +131,7 @@ def _change_row(item: "TensorChange") -> tuple[object, ...]:
     return item.name, item.kind, shape, "-" if item.norm is None else f"{item.norm:.1e}"
 
 
-@click.command("edits")
+@verb("edits", examples=["timm-ext edits dcn", "timm-ext edits --base convnext_tiny"])
 @click.argument("name", required=False)
 @family_option
 @click.option(
@@ -131,15 +169,17 @@ def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:
     return facts["example"], facts["base"], *added, ratio, "yes" if facts["merges"] else "no"
 
 
-@click.command("features")
+@verb("features", examples=["timm-ext features ext_resnet50.a1_in1k --image photo.jpg --pretrained -o maps.png"])
 @click.argument("source")
 @click.option("--image", required=True, type=click.Path(exists=True, dir_okay=False), help="A photo.")
 @click.option(
     "--size", default=224, show_default=True, type=click.IntRange(32, 4096), help="Side in pixels to scale to."
 )
 @click.option("--levels", callback=numbers, help="Levels to show, as in 0,2,4; all by default.")
-@click.option("--output", type=click.Path(dir_okay=False), help=".png, .svg or .pdf; SOURCE-features.png by default.")
-@click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), help=".png, .svg or .pdf; SOURCE-features.png by default."
+)
+@overwrite_option
 @edits_option
 @pretrained_option
 @as_json

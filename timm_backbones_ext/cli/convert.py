@@ -7,7 +7,8 @@ import click
 
 from ..console import print_json
 from ..names import create, known
-from .options import as_json, edits_option, pretrained_option
+from .options import as_json, edits_option, overwrite_option, pretrained_option, require_new
+from .verb import verb
 
 if TYPE_CHECKING:
     from .._types import Model
@@ -24,12 +25,12 @@ from_option = click.option(
 )
 
 
-@click.command("convert")
+@verb("convert", examples=["timm-ext convert resnet50.pth out.safetensors --to timm --arch resnet50"])
 @click.argument("source_file", metavar="IN")
 @click.argument("target_file", metavar="OUT", type=click.Path(dir_okay=False))
 @click.option("--to", "target", type=click.Choice(FORMATS), required=True, help="Format wanted.")
 @click.option("--arch", required=True, help="Architecture: convnext_tiny, ext_resnet50_dcn, ...")
-@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@overwrite_option
 @from_option
 @as_json
 def convert_command(
@@ -39,16 +40,19 @@ def convert_command(
     from ..weights.checkpoints import convert
     from ..weights.files import write_safetensors
     from ..weights.opening import open_checkpoint
+    from ..weights.packages import licence_of
 
     out = Path(target_file)
     if out.suffix != ".safetensors":
         raise click.UsageError(f"expected OUT to end in .safetensors; got {target_file!r}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; choose another OUT, or --overwrite it")
+    require_new(out, overwrite=overwrite)
     opened = open_checkpoint(source_file)
     tensors = convert(opened.tensors, source=source, target=target, arch=known(arch))
-    write_safetensors(tensors, out, {"format": "pt", "names": target, "architecture": arch})
-    facts = {"file": str(out), "format": target, "tensors": len(tensors), "notes": list(opened.words)}
+    licence = licence_of(source_file)
+    metadata = {"format": "pt", "names": target, "architecture": arch, **({"license": licence} if licence else {})}
+    write_safetensors(tensors, out, metadata)
+    facts: dict[str, Any] = {"file": str(out), "format": target, "tensors": len(tensors), "license": licence}
+    facts["notes"] = list(opened.words)
     if as_json:
         return print_json(facts)
     for word in opened.words:
@@ -67,12 +71,12 @@ def load_weights(model: "Model", weights: str, *, quiet: bool) -> None:
         click.echo(f"{weights}: {loaded}", err=True)
 
 
-@click.command("grow")
+@verb("grow", examples=["timm-ext grow ext_efficientnet_b0.ra_in1k ext_efficientnet_b2 grown --pretrained"])
 @click.argument("source")
 @click.argument("to")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--seed", default=0, show_default=True, help="Of the new tensors, and of which channels are copied.")
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
+@overwrite_option
 @weights_option
 @edits_option
 @pretrained_option

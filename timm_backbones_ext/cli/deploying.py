@@ -8,7 +8,8 @@ import click
 from ..console import print_json
 from ..names import create, saved_folder
 from .convert import load_weights, weights_option
-from .options import as_json, edits_option, numbers, pretrained_option
+from .options import as_json, edits_option, numbers, overwrite_option, pretrained_option
+from .verb import verb
 
 if TYPE_CHECKING:
     from .._types import Model
@@ -21,10 +22,9 @@ example_option = click.option("--example", default=None, help="Photo to check an
 static_option = click.option("--static", is_flag=True, help="For the example's size alone.")
 features_option = click.option("--features", is_flag=True, help="The feature maps instead of the classifier.")
 levels_option = click.option("--levels", default=None, callback=numbers, help="Of the feature maps: 1,2,3,4.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 
 
-@click.command("deploy")
+@verb("deploy", examples=["timm-ext deploy ext_resnet50 served --pretrained --example photo.jpg"])
 @click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--runtime", default="auto", show_default=True, type=click.Choice(NAMES), help="How to run it.")
@@ -66,7 +66,7 @@ def deploy_command(
     return click.echo(f"{folder}: {deployed.facts['runtime']}, {deployed.facts['error']:.1e} from the model")
 
 
-@click.command("export")
+@verb("export", examples=["timm-ext export ext_resnet50 model.onnx --pretrained"])
 @click.argument("source")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--opset", default=20, show_default=True, help="Of ONNX; 19 or newer.")

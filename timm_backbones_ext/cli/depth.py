@@ -8,15 +8,18 @@ import click
 
 from ..console import print_json, progress, table
 from .options import as_json, numbers
+from .verb import verb
 
 __all__ = ["depth_study"]
 
 
-@click.command("depth-study")
+@verb("depth-study", examples=["timm-ext depth-study --depths 8,20 --seeds 1 --epochs 5 -o study"])
 @click.option("--depths", callback=numbers, default="20,32,44,56,110", show_default=True, help="Layers, 6n + 2.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each net.")
 @click.option("--epochs", default=20, show_default=True, type=click.IntRange(1), help="Passes over the digits.")
-@click.option("--output", default="depth-study", show_default=True, type=click.Path(file_okay=False), help="Folder.")
+@click.option(
+    "-o", "--output", default="depth-study", show_default=True, type=click.Path(file_okay=False), help="Folder."
+)
 @as_json
 def depth_study(depths: list[int], seeds: int, epochs: int, output: str, as_json: bool) -> None:
     """Train plain and residual nets of growing depth on scikit-learn's digits.

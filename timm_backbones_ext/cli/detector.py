@@ -11,6 +11,7 @@ import click
 
 from ..console import print_json, table
 from .options import as_json, edits_option, pretrained_option, token_option
+from .verb import verb
 
 __all__ = ["train_detector"]
 
@@ -35,10 +36,18 @@ class Setting(click.Option):
 setting = partial(click.option, cls=Setting)
 
 
-@click.command("train-detector")
+@verb(
+    "train-detector",
+    examples=[
+        "timm-ext train-detector --backbone ext_resnet18_dcn",
+        "timm-ext train-detector --data coco:ROOT --pretrained",
+    ],
+)
 @click.option("--backbone", default="ext_resnet18", show_default=True, help="Name of a variant.")
 @click.option("--data", default="digits", show_default=True, help="digits, digits:SCENES or coco:ROOT.")
-@click.option("--output", type=click.Path(file_okay=False), help="Folder of the run; runs/BACKBONE-DATA by default.")
+@click.option(
+    "-o", "--output", type=click.Path(file_okay=False), help="Folder of the run; runs/BACKBONE-DATA by default."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the folder; --epochs may be more.")
 @click.option(
     "--start", help="Trained detector to start from: a run's best/ or a repo; new edits start as the identity."

@@ -12,15 +12,16 @@ from ..console import print_json, table
 from ..names import HUB, create, find_folder, find_source, saved_folder
 from .convert import load_weights, weights_option
 from .options import (
-    FAILED,
     announce,
     as_json,
     edits_option,
+    overwrite_option,
     pretrained_option,
     repo_argument,
     revision_option,
     token_option,
 )
+from .verb import FAILED, Verb, verb
 
 if TYPE_CHECKING:
     from ..fingerprints import Report
@@ -33,10 +34,10 @@ delta_option = click.option("--delta", is_flag=True, help="Only the tensors that
 base_option = click.option("--base", default=None, help="Base of --delta on the Hub; by default that of the model.")
 
 
-@click.command("save")
+@verb("save", examples=['timm-ext save ext_resnet50.a1_in1k backbone --edits "dcn(stages=[4])" --pretrained'])
 @click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False))
-@click.option("--overwrite", is_flag=True, help="Replace a model that is there already.")
+@overwrite_option
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
 @delta_option
 @base_option
@@ -71,7 +72,7 @@ def save_command(
     return print_json({"folder": str(saved)}) if as_json else click.echo(saved)
 
 
-@click.command("push")
+@verb("push", examples=["timm-ext push backbone you/name --dry-run", "timm-ext push backbone you/name --private"])
 @click.argument("source")
 @repo_argument
 @click.option("--dry-run", is_flag=True, help="Show what would change; send nothing.")
@@ -128,7 +129,7 @@ def _show_plan(plan: "Plan", as_json: bool) -> None:
 lock_option = click.option("--lock", type=click.Path(dir_okay=False), help="Take only what this lock file names.")
 
 
-@click.command("pull")
+@verb("pull", examples=["timm-ext pull you/name --revision v1", "timm-ext pull you/name --whole backbone"])
 @click.option("--whole", type=click.Path(file_okay=False), help="Write the model, its base included, to this folder.")
 @repo_argument
 @lock_option
@@ -143,7 +144,7 @@ def pull_command(repo: str, as_json: bool, **options: Any) -> None:
     return print_json({"repo": repo, "folder": folder}) if as_json else click.echo(folder)
 
 
-@click.command("verify")
+@verb("verify", examples=["timm-ext verify you/name", "timm-ext verify backbone --json"])
 @click.argument("source")
 @click.option("--trust", type=click.Path(dir_okay=False), help="Public key that the files must be signed for.")
 @revision_option
@@ -175,11 +176,16 @@ def lock() -> None:
 
 
 file_option = click.option(
-    "--file", "path", default="backbones.lock", show_default=True, type=click.Path(dir_okay=False)
+    "--file",
+    "path",
+    default="backbones.lock",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The lock file.",
 )
 
 
-@lock.command("add")
+@lock.command("add", cls=Verb, examples=["timm-ext lock add you/name"])
 @repo_argument
 @revision_option
 @token_option
@@ -193,7 +199,7 @@ def lock_add(repo: str, revision: str | None, token: str | None, path: str, as_j
     return print_json(asdict(entry)) if as_json else click.echo(f"{entry.repo} {entry.revision} {entry.commit}")
 
 
-@lock.command("check")
+@lock.command("check", cls=Verb, examples=["timm-ext lock check --file backbones.lock"])
 @token_option
 @file_option
 @as_json
@@ -206,7 +212,7 @@ def lock_check(token: str | None, path: str, as_json: bool) -> None:
     return print_json(facts) if as_json else table(("repo", "commit"), [(v.repo, v.commit) for v in entries])
 
 
-@lock.command("update")
+@lock.command("update", cls=Verb, examples=["timm-ext lock update you/name"])
 @click.argument("repos", nargs=-1)
 @token_option
 @file_option
@@ -225,7 +231,7 @@ def hub() -> None:
     """A Hub on this machine."""
 
 
-@hub.command()
+@hub.command(cls=Verb, examples=["timm-ext hub serve hub-folder --port 5000"])
 @click.argument("root", type=click.Path(file_okay=False))
 @click.option("--port", default=5000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -244,7 +250,7 @@ def serve(root: str, tokens_file: str | None, **options: Any) -> None:
         serve_hub(root, tokens_file=tokens_file, **options)
 
 
-@hub.command("mirror")
+@hub.command("mirror", cls=Verb, examples=["timm-ext hub mirror timm/resnet50.a1_in1k hub-folder"])
 @repo_argument
 @click.argument("root", type=click.Path(file_okay=False))
 @revision_option
@@ -261,7 +267,7 @@ def mirror_command(repo: str, root: str, as_json: bool, **options: Any) -> None:
     return print_json(facts) if as_json else click.echo(f"{repo}@{done.commit}: {done.files} files in {root}")
 
 
-@hub.command("fsck")
+@hub.command("fsck", cls=Verb, examples=["timm-ext hub fsck hub-folder --gc"])
 @click.argument("root", type=click.Path(exists=True, file_okay=False))
 @click.option("--gc", is_flag=True, help="Delete what no commit has needed for a day.")
 @as_json

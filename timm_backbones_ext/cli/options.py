@@ -1,28 +1,29 @@
 """Options, arguments and exit statuses that several commands of `timm-ext` share."""
 
+from pathlib import Path
+
 import click
 
 from ..names import HUB, find_source, repo_id, saved_folder
 
 __all__ = [
-    "FAILED",
-    "USAGE",
     "announce",
     "as_json",
     "edits_option",
     "family_option",
     "numbers",
+    "overwrite_option",
     "pretrained_option",
     "repo_argument",
+    "require_new",
     "revision_option",
     "token_option",
 ]
 
-FAILED, USAGE = 1, 2
-
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 edits_option = click.option("--edits", default=None, help='Edits, such as "dcn(stages=[4]), frozen_bn".')
 family_option = click.option("--family", default=None, help="Only this family: resnet, convnext, ...")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there already.")
 pretrained_option = click.option("--pretrained", is_flag=True, help="Load the weights of the tag.")
 revision_option = click.option("--revision", default=None, help="Branch, tag or commit.")
 token_option = click.option("--token", default=None, help="Access token; that of `hf auth login` by default.")
@@ -48,3 +49,16 @@ def numbers(ctx: click.Context, param: click.Parameter, text: str | None) -> lis
         return None if text is None else [int(part) for part in text.split(",")]
     except ValueError:
         raise click.BadParameter(f"expected numbers with commas between them, as in 0,2,4; got {text!r}") from None
+
+
+def require_new(file: Path, *, overwrite: bool) -> None:
+    """Do nothing if a file can be written.
+
+    Raises:
+        FileNotFoundError: Its folder is missing.
+        FileExistsError: It exists, and `overwrite` is false.
+    """
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file}: the folder {str(file.parent)!r} does not exist; make it first")
+    if file.exists() and not overwrite:
+        raise FileExistsError(f"{file} exists; choose another name, or --overwrite it")

@@ -6,11 +6,12 @@ import click
 
 from ..console import print_json, table
 from .options import as_json
+from .verb import verb
 
 __all__ = ["scale"]
 
 
-@click.command()
+@verb(examples=["timm-ext scale --budget 2.0G", "timm-ext scale --budget 20ms"])
 @click.option("--budget", required=True, help="2.0G multiply-adds, 12M parameters or 20ms per image, measured here.")
 @as_json
 def scale(budget: str, as_json: bool) -> None:

@@ -21,8 +21,10 @@ from ..edits.lineage import Lineage, mismatch
 from ..errors import WeightsError
 from ..families import family_of
 from ..layers import ExtendedConv2d
+from ..licences import warn_once
 from .formats import Format
 from .opening import Opened, open_checkpoint
+from .packages import licence_of
 from .recognise import COUNTER, HEAD_NORM, Reading, classifiers, format_for, recognise, rules_for
 
 __all__ = ["Loaded", "convert", "load_checkpoint"]
@@ -51,6 +53,8 @@ def load_checkpoint(
 ) -> Loaded:
     """Load a checkpoint of timm, torchvision, Meta, lukemelas or mmcv into a model, edited or not.
 
+    Weights that are not for commercial use, by their file's metadata, give a `LicenseWarning`, once per process.
+
     Args:
         model: A full model of a known family, or a `features_only` one, which needs no classifier.
         checkpoint: A file (safetensors, or a pickle of tensors), `package:NAME`, or a state dict.
@@ -74,6 +78,7 @@ def load_checkpoint(
     _require_fit(tensors, full)
     notes += _casts(tensors, full)
     full.load_state_dict(tensors, strict=True)
+    warn_once(str(checkpoint)[:200], licence_of(checkpoint))
     loaded = Loaded(reading.format.name, (*notes, *_with_eps(reading.format, full)))
     _logger.info("%s", loaded)
     return loaded

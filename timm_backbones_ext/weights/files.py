@@ -23,6 +23,7 @@ __all__ = [
     "SIGNATURE",
     "WEIGHTS",
     "read_header",
+    "read_metadata",
     "read_tensors",
     "write_safetensors",
 ]
@@ -80,6 +81,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             if file.readinto(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) != tensor.nbytes:
                 raise WeightsError(f"{Path(path).name} is damaged: it ends inside {key}")
     return tensors
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if it has none or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:

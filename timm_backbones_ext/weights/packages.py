@@ -6,8 +6,9 @@ from pathlib import Path
 
 from .._types import Model
 from ..errors import WeightsError
+from .files import read_metadata
 
-__all__ = ["PACKAGE", "PACKAGES", "Package", "credited", "find_package"]
+__all__ = ["PACKAGE", "PACKAGES", "Package", "credited", "find_package", "licence_of"]
 
 PACKAGE = "package:"
 """Begins the name of a package where a file could stand."""
@@ -78,6 +79,14 @@ def find_package(name: str) -> Package:
     return PACKAGES[name]
 
 
+def licence_of(checkpoint: object) -> str | None:
+    """The licence of a checkpoint, where its package or the metadata of its safetensors file states one."""
+    text = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
+    if text.startswith(PACKAGE):
+        return find_package(text.removeprefix(PACKAGE)).license
+    return read_metadata(text).get("license") if text.endswith(".safetensors") and Path(text).is_file() else None
+
+
 def credited(model: Model, weights: str) -> None:
     """Let the config of a model, and so its card, say where its weights come from, instead of the tag's weights."""
     package = find_package(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else None
@@ -87,5 +96,5 @@ def credited(model: Model, weights: str) -> None:
         k: v for k, v in model.pretrained_cfg.items() if k not in ("url", "hf_hub_id", "hf_hub_filename", "license")
     }
     notes = (*(kept.get("notes") or ()), note)
-    cfg = {**kept, "tag": tag, "license": package.license if package else None, "notes": notes}
+    cfg = {**kept, "tag": tag, "license": licence_of(weights), "notes": notes}
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in cfg.items() if value is not None}

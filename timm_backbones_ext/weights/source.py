@@ -14,6 +14,7 @@ from torch import Tensor
 from .._digest import sha256_of
 from .._timm import resolve_pretrained_source
 from ..errors import HubError, WeightsError
+from ..licences import warn_once
 from ..transport import Repo
 from .config import read_config
 from .delta import Base, Delta, assembled, delta_of
@@ -63,6 +64,8 @@ def from_folder(cfg: dict[str, Any]) -> str | None:
 def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> Found:
     """The tensors that a resolved pretrained config names, read from a file where that can be.
 
+    Weights that are not for commercial use give a `LicenseWarning`, once per process and origin.
+
     Args:
         cfg: timm's config as a dict.
         cache_dir: Folder of the Hub's cache; huggingface_hub's by default.
@@ -73,6 +76,7 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
         HubError: The weights cannot be fetched, are not what the Hub recorded, or the config is nonsense.
     """
     kind, location = _resolved(cfg)
+    warn_once(_origin(cfg), cfg.get("license"))
     if kind == "state_dict":
         return Found(copy.deepcopy(location))  # the caller's tensors stay the caller's
     if kind == "hf-hub":
@@ -87,6 +91,11 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
         safe = str(location).endswith(".safetensors")
         return Found(_read(Path(location), str(location)) if safe else timm.models.load_state_dict(location))
     raise WeightsError(f"{cfg.get('architecture')} has no pretrained weights; create it with pretrained=False")
+
+
+def _origin(cfg: dict[str, Any]) -> str:
+    """What a warning calls the weights: their repo, else the architecture with its tag."""
+    return str(cfg.get("hf_hub_id") or ".".join(filter(None, (cfg.get("architecture"), cfg.get("tag")))))
 
 
 def _resolved(cfg: dict[str, Any]) -> tuple[str, Any]:
