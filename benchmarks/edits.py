@@ -1,9 +1,10 @@
 """What every edit costs in time: a forward pass of the edited model over that of its base.
 
-    python benchmarks/edits.py [ROUNDS]
+    python benchmarks/edits.py [ROUNDS [EDIT ...]]
 
 For each edit: outputs are compared first, then both models run in turn on the same image, batch 1, float32; the median
-of the ratios counts. Writes timm_backbones_ext/costs.json, which `timm-ext edits` reads, and docs/costs.md.
+of the ratios counts. With EDITs, only these are measured. Writes
+timm_backbones_ext/catalog/costs.json, which `timm-ext edits` reads, and docs/costs.md.
 """
 
 import copy
@@ -71,17 +72,19 @@ def page(result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(rounds: int = 21) -> None:
+def main(rounds: int = 21, *names: str) -> None:
     """Measure, write and print."""
-    edits = {}
+    edits = json.loads(RATIOS.read_text(encoding="utf-8"))["edits"] if names else {}
     with torch.inference_mode():
-        for cls in tbx.EDITS.values():
-            (item,) = tbx.parse_edits(cls.example)
+        for name in names or tbx.EDITS:
+            (item,) = tbx.parse_edits(tbx.EDITS[name].example)
             for base in (named_base(item, family) for family in item.families):
                 edits[f"{base} + {item}"] = {"time_ratio": round(ratio(base, item, rounds), 2)}
                 print(base, item, edits[f"{base} + {item}"], flush=True)
     result = {
-        "edits": edits,
+        "edits": dict(
+            sorted(edits.items(), key=lambda entry: list(tbx.EDITS).index(entry[0].split(" + ")[1].split("(")[0]))
+        ),
         "rounds": rounds,
         "side": SIDE,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -92,4 +95,4 @@ def main(rounds: int = 21) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *sys.argv[2:])
