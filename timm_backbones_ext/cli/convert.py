@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import print_json
+from ..console import print_json, working
 from ..names import create, known
 from .options import as_json, edits_option, pretrained_option
 
@@ -45,9 +45,12 @@ def convert_command(
         raise click.UsageError(f"expected OUT to end in .safetensors; got {target_file!r}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; choose another OUT, or --overwrite it")
-    opened = open_checkpoint(source_file)
-    tensors = convert(opened.tensors, source=source, target=target, arch=known(arch))
-    write_safetensors(tensors, out, {"format": "pt", "names": target, "architecture": arch})
+    with working(f"reading {source_file}"):
+        opened = open_checkpoint(source_file)
+    with working(f"renaming {len(opened.tensors)} tensors"):
+        tensors = convert(opened.tensors, source=source, target=target, arch=known(arch))
+    with working(f"writing {out}"):
+        write_safetensors(tensors, out, {"format": "pt", "names": target, "architecture": arch})
     facts = {"file": str(out), "format": target, "tensors": len(tensors), "notes": list(opened.words)}
     if as_json:
         return print_json(facts)
@@ -87,11 +90,14 @@ def grow_command(
     known(to)
     if Path(source).is_dir():
         source, made["pretrained"] = f"local-dir:{source}", True
-    model = create(source, **made)
+    with working(f"making {source}"):
+        model = create(source, **made)
     if weights:
         load_weights(model, weights, quiet=as_json)
-    grown = grow(model, to, seed=seed)
-    saved = save(grown, folder, overwrite=overwrite)
+    with working(f"growing to {to}, and comparing what the two compute"):
+        grown = grow(model, to, seed=seed)
+    with working(f"saving {folder}"):
+        saved = save(grown, folder, overwrite=overwrite)
     old, new = (sum(p.numel() for p in item.parameters()) for item in (model, grown))
     facts = {"folder": str(saved), "from": source, "to": to, "parameters": [old, new], "seed": seed}
     if as_json:
