@@ -82,7 +82,9 @@ def main(rounds: int = 21, *names: str) -> None:
                 edits[f"{base} + {item}"] = {"time_ratio": round(ratio(base, item, rounds), 2)}
                 print(base, item, edits[f"{base} + {item}"], flush=True)
     result = {
-        "edits": dict(sorted(edits.items(), key=lambda entry: entry[0].partition(" + ")[2])),
+        "edits": dict(
+            sorted(edits.items(), key=lambda entry: list(tbx.EDITS).index(entry[0].split(" + ")[1].split("(")[0]))
+        ),
         "rounds": rounds,
         "side": SIDE,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},

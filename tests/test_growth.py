@@ -38,6 +38,8 @@ LARGE = [
     ("vgg13", "vgg16", SLIM, {}),
     ("vgg16_bn", "vgg19_bn", SLIM, {}),
 ]
+DEEPEST = (260, 64, 6, 3)
+"""Blocks per stage of a ResNet of 1001 layers."""
 EDITED = [
     ("ext_resnet18_dcn", "resnet34", {"edits": "eca, in_chans(4)"}, {}),
     ("ext_convnext_atto", "convnext_atto", {"edits": "kernel, grn, out_norm"}, {"depths": (2, 2, 7, 2)}),
@@ -57,10 +59,7 @@ def outputs(model: nn.Module, x: Tensor, like: list[Tensor] | None = None) -> li
     return found if like is None else [level[:, : old.shape[1]] for level, old in zip(found, like, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("small", "large", "made", "grown"),
-    [*PAIRS, *EDITED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in LARGE)],
-)
+@pytest.mark.parametrize(("small", "large", "made", "grown"), [*PAIRS, *EDITED])
 def test_a_grown_model_computes_what_the_small_one_computes(small: str, large: str, made: dict, grown: dict) -> None:
     model = trained(small, **made)
     before = copy.deepcopy(model.state_dict())
@@ -72,6 +71,40 @@ def test_a_grown_model_computes_what_the_small_one_computes(small: str, large: s
     assert all(value.equal(model.state_dict()[key]) for key, value in before.items())
     assert sum(p.numel() for p in bigger.parameters()) > sum(p.numel() for p in model.parameters())
     assert getattr(bigger, "edits", ()) == getattr(model, "edits", ())
+
+
+@pytest.mark.parametrize(("small", "large", "made", "grown"), LARGE)
+def test_a_larger_pair_has_a_tensor_for_every_tensor(small: str, large: str, made: dict, grown: dict) -> None:
+    """Without data: the steps are those of the pairs above, with more blocks and channels."""
+    with torch.device("meta"):
+        model, bigger = timm.create_model(small, **made), timm.create_model(large, **{**made, **grown})
+        state = _Grower(model, bigger, family_of(model).growth(model, bigger)).state()
+    assert {key: value.shape for key, value in state.items()} == {k: v.shape for k, v in bigger.state_dict().items()}
+
+
+def test_a_net_of_the_compound_rule_grows_to_a_larger_phi_and_from_b0() -> None:
+    model = testing.calibrate(timm.create_model("efficientnet_b0", num_classes=10)).eval()
+    bigger = tbx.grow(model, phi=0.5)
+    x = testing.image(model, 64, 64)
+    with torch.inference_mode():
+        wanted = outputs(model, x)
+        assert testing.largest(outputs(bigger, x, wanted), wanted) <= 1e-4
+    assert bigger.pretrained_cfg["input_size"] == (3, 240, 240)
+    with pytest.raises(ValueError, match="a net cannot shrink"):
+        tbx.grow(bigger, phi=0.0)
+    with pytest.raises(ValueError, match="expected the name of a larger architecture"):
+        tbx.grow(bigger)
+
+
+@pytest.mark.slow
+def test_a_resnet50_grows_to_1001_layers() -> None:
+    """3 layers a block, the stem and the classifier; the new blocks are where a block has the fewest weights."""
+    model = testing.calibrate(timm.create_model("resnet50", num_classes=10)).eval()
+    bigger = tbx.grow(model, to="resnet50", layers=DEEPEST)
+    assert 3 * sum(DEEPEST) + 2 == 1001
+    x = testing.image(model, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(bigger(x), model(x))
 
 
 @pytest.mark.parametrize(("small", "large", "made", "grown"), [*PAIRS[:6], *EDITED[:2], PAIRS[-1]])
@@ -166,6 +199,8 @@ def test_the_command_grows_and_saves(tmp_path) -> None:
     done = CliRunner().invoke(main, ["grow", "resnet18", "resnet34", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["parameters"] == [11689512, 21797672]
+    assert done.stderr.splitlines()[0] == "making resnet18"
+    assert "growing to resnet34, and comparing what the two compute" in done.stderr
     again = CliRunner().invoke(main, ["grow", str(out), "resnet34", str(tmp_path / "again")])
     assert again.exit_code == 0, again.output
     assert "resnet34 with 21.80M parameters, grown from" in again.stdout

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.rule import Rule
 from rich.table import Table
 
-__all__ = ["heading", "is_terminal", "print_json", "progress", "table"]
+__all__ = ["heading", "is_terminal", "print_json", "progress", "table", "working"]
 
 GAP = 2  # blanks between columns
 
@@ -94,6 +94,17 @@ def heading(text: str) -> None:
         _console().print(Rule(text, align="left"))
     else:
         click.echo(f"== {text}")
+
+
+@contextmanager
+def working(words: str) -> Generator[None]:
+    """Say on standard error what is being done: with a spinner on a terminal, else as a line."""
+    if sys.stderr.isatty():
+        with Console(stderr=True, highlight=False, markup=False).status(words):
+            yield
+        return
+    click.echo(words, err=True)
+    yield
 
 
 def print_json(data: Any) -> None:

@@ -28,14 +28,15 @@ FROM_SOURCE = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "license
 """Entries that belong to the weights."""
 
 
-def grow(model: Model, to: str, *, seed: int = 0, **kwargs: Any) -> Model:
+def grow(model: Model, to: str = "", *, seed: int = 0, **kwargs: Any) -> Model:
     """Make a larger member of a model's family that computes what the model computes.
 
     Args:
         model: A full model, edited or not; it is unchanged.
-        to: Name of the larger architecture: "efficientnet_b2".
+        to: Name of the larger architecture: "efficientnet_b2". It can be left out with `phi=`, which means
+            "ext_efficientnet", EfficientNet's compound rule.
         seed: Of the new tensors, and of which channels are copied.
-        kwargs: Further arguments of `timm.create_model` for the larger model.
+        kwargs: Further arguments of `timm.create_model` for the larger model: `phi=1.5`.
 
     Returns:
         A model of that name with the edits, classes, dtype and device of `model`; its config says what it grew from.
@@ -43,6 +44,9 @@ def grow(model: Model, to: str, *, seed: int = 0, **kwargs: Any) -> Model:
     Raises:
         ValueError: The growth cannot be exact; the message says why.
     """
+    if not to and "phi" not in kwargs:
+        raise ValueError('expected the name of a larger architecture, to="efficientnet_b2", or phi=')
+    to = to or "ext_efficientnet"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         large = _created(model, to, kwargs)

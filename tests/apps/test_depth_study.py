@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from timm_backbones_ext.apps import depth_study
 from timm_backbones_ext.apps.depth_study import KINDS, run_study, steps, summary
+from timm_backbones_ext.apps.digits import Digits, digits
 from timm_backbones_ext.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +18,13 @@ BENCHMARK = module_from_spec(_SPEC)
 _SPEC.loader.exec_module(BENCHMARK)
 failures, page = BENCHMARK.failures, BENCHMARK.page
 MEASURED = json.loads((ROOT / "benchmarks" / "depth.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def _few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 digits to train on, and 64 to test on."""
+    parts = [Digits(part.images[:size], part.labels[:size]) for part, size in zip(digits(), (128, 64), strict=True)]
+    monkeypatch.setattr(depth_study, "digits", lambda: parts)
 
 
 def test_a_study_trains_both_kinds_and_writes_json_and_a_figure(tmp_path: Path) -> None:
@@ -78,6 +87,7 @@ def test_the_page_is_made_from_the_committed_study() -> None:
     assert (ROOT / "docs" / "depth.md").read_text(encoding="utf-8") == page(MEASURED)
 
 
+@pytest.mark.usefixtures("_few")
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     options = ["--depths", "20", "--seeds", "1", "--epochs", "1", "--output", str(tmp_path / "study")]
     shown = CliRunner().invoke(main, ["depth-study", *options])

@@ -112,6 +112,29 @@ def test_every_edit_says_by_which_route_its_gain_was_published(cls: type[tbx.Edi
     assert cls.exact in ("eval", "eval+train")
 
 
+def test_attention_goes_where_an_efficientnet_has_none() -> None:
+    with torch.device("meta"):
+        fused = tbx.edit(timm.create_model("test_efficientnet"), "eca")
+        own = timm.create_model("efficientnet_b0")
+    assert [type(block.se).__name__ for stage in fused.blocks[1:] for block in stage] == [
+        *("Eca", "Eca", "SqueezeExcite", "SqueezeExcite")
+    ]
+    with pytest.raises(ValueError, match="every block of the stages has attention of its own, or no place for it"):
+        tbx.edit(own, "eca")
+    with pytest.raises(ValueError, match=r"expected no attention at blocks\.1\.0\.se; found Eca\. Two attention"):
+        tbx.edit(fused, "se(stages=[2])")
+
+
+def test_branches_refuse_pads_that_depend_on_the_image_and_kernels_that_are_too_small() -> None:
+    with torch.device("meta"):
+        same, small = timm.create_model("tf_efficientnet_lite0"), timm.create_model("test_efficientnet")
+    with pytest.raises(ValueError, match=r"blocks\.1\.0\.conv_dw: .*; apply the edit static_pad first"):
+        tbx.edit(same, "rep")
+    assert tbx.edit(same, "static_pad", "rep").edits == ("static_pad", "rep")
+    with pytest.raises(ValueError, match="no conv there that is large enough for branches"):
+        tbx.edit(small, "dilated_reparam")
+
+
 def test_only_what_was_applied_and_can_be_merged_is_merged() -> None:
     model = timm.create_model("ext_resnet18", edits="dcn(stages=[4]), frozen_bn")
     with pytest.raises(ValueError, match=r"no edit 'rep'; it has: dcn\(stages=\(4,\)\), frozen_bn"):

@@ -26,6 +26,7 @@ ALL_AT_ONCE = {
     "test_convnext": "output_stride(16), out_norm, grn, se(stages=(2,)), dilated_reparam, kernel, eca(stages=(1,)), "
     "overlap_stem, in_chans(4)",
     "tf_efficientnet_b0": "in_chans(4), frozen_bn, kernel, split_norm_act, static_pad",
+    "test_efficientnet": "in_chans(4), frozen_bn, kernel, eca(stages=(2,)), se(stages=(3,)), rep",
     "vgg11_bn": "frozen_bn, rep, in_chans(5)",
 }
 

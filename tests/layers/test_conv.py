@@ -112,3 +112,15 @@ def test_fixed_pads_equal_same_padding_where_the_stride_divides_the_sides() -> N
     assert (fixed.padding, fixed.margin) == ((0, 0), Pads(left=0, right=1, above=0, below=1))
     torch.testing.assert_close(fixed(x), expected)
     torch.testing.assert_close(F.conv2d(F.pad(x, fixed.margin), conv.weight, conv.bias, 2), expected)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+def test_a_branch_beside_uneven_pads_sees_the_pixels_that_the_conv_sees(size: tuple[int, int]) -> None:
+    conv = extended(4, 4, 5, stride=2, groups=4, bias=True).double()
+    conv.pad_by(1, 2, 1, 2)
+    for name, kernel_size, dilation in (("point", (1, 1), 1), ("row", (1, 5), 1), ("wide", (3, 3), 2)):
+        conv.add_branch(name, kernel_size, dilation)
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    before = learned(conv)(x)
+    shift = conv.merge_branches()
+    assert (conv(x) + shift[:, None, None] - before).abs().max() <= 1e-12

@@ -7,6 +7,7 @@ in a few lines of our own where names do not suffice.
 import copy
 import itertools
 import re
+from collections import Counter
 
 import pytest
 import timm
@@ -25,7 +26,6 @@ RESNETS += ["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_res
 CONVNEXTS = [f"convnext_{size}" for size in ("tiny", "small", "base", "large")]
 EFFICIENTNETS = [f"efficientnet_b{n}" for n in range(8)] + [f"efficientnetv2_{size}" for size in "sml"]
 VGGS = [f"vgg{n}{bn}" for n, bn in itertools.product((11, 13, 16, 19), ("", "_bn"))]
-FIRST = ("resnet18", "resnet50", "convnext_tiny", "efficientnet_b0", "efficientnet_b5", "efficientnetv2_s")
 
 
 @pytest.mark.parametrize("name", RESNETS + CONVNEXTS + EFFICIENTNETS + VGGS)
@@ -36,10 +36,11 @@ def test_every_tensor_of_torchvisions_models_has_a_name_here_and_back(name: str)
     assert {key: value.shape for key, value in back.items()} == {key: value.shape for key, value in state.items()}
 
 
-SLOW = [name for name in RESNETS + CONVNEXTS + EFFICIENTNETS + ["vgg11", "vgg19_bn"] if name not in FIRST]
+KINDS = ("resnet18", "resnet50", "resnext50_32x4d", "convnext_tiny", "efficientnet_b0", "efficientnet_b5")
+KINDS += ("efficientnetv2_s", "vgg11", "vgg11_bn")
 
 
-@pytest.mark.parametrize("name", [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", KINDS)
 def test_a_model_with_torchvisions_weights_gives_torchvisions_outputs(name: str) -> None:
     reference = filled(theirs(name))
     model = timm.create_model(name).eval()
@@ -52,6 +53,27 @@ def test_a_model_with_torchvisions_weights_gives_torchvisions_outputs(name: str)
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
     else:
         assert torch.equal(got, wanted)
+
+
+def layers(model: nn.Module) -> Counter[tuple]:
+    """What decides the function of a net beside its tensors: strides, pads, groups and epsilons."""
+    found: Counter[tuple] = Counter()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            found[module.kernel_size, module.stride, module.padding, module.dilation, module.groups] += 1
+        elif "Norm" in type(module).__name__ and hasattr(module, "eps"):
+            found["norm", module.weight.shape, module.eps] += 1
+    return found
+
+
+@pytest.mark.parametrize("name", RESNETS + CONVNEXTS + EFFICIENTNETS)
+def test_a_model_with_torchvisions_weights_has_torchvisions_layers(name: str) -> None:
+    """Without data: the larger members of a kind differ from its smallest in numbers of layers and channels alone."""
+    reference = theirs(name)
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    tbx.load_checkpoint(model, reference.state_dict())
+    assert layers(model) == layers(reference)
 
 
 ROUND_TRIPS = [

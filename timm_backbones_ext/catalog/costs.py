@@ -36,7 +36,7 @@ class Cost:
 def named_base(item: Edit, family: str | None = None) -> str:
     """The base for the cost of an edit: of the given family, or of the first family of the edit."""
     family = family or ("resnet" if "resnet" in item.families else item.families[0])
-    return item.tried_on.get(family, FAMILIES[family].reference)
+    return item.stated_on.get(family, FAMILIES[family].reference)
 
 
 def cost(edit: str | Edit, base: str | None = None) -> Cost:

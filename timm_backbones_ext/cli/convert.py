@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..console import print_json
+from ..console import print_json, working
 from ..names import create, known
 from .options import as_json, edits_option, overwrite_option, pretrained_option, require_new
 from .verb import verb
@@ -46,11 +46,14 @@ def convert_command(
     if out.suffix != ".safetensors":
         raise click.UsageError(f"expected OUT to end in .safetensors; got {target_file!r}")
     require_new(out, overwrite=overwrite)
-    opened = open_checkpoint(source_file)
-    tensors = convert(opened.tensors, source=source, target=target, arch=known(arch))
+    with working(f"reading {source_file}"):
+        opened = open_checkpoint(source_file)
+    with working(f"renaming {len(opened.tensors)} tensors"):
+        tensors = convert(opened.tensors, source=source, target=target, arch=known(arch))
     licence = licence_of(source_file)
     metadata = {"format": "pt", "names": target, "architecture": arch, **({"license": licence} if licence else {})}
-    write_safetensors(tensors, out, metadata)
+    with working(f"writing {out}"):
+        write_safetensors(tensors, out, metadata)
     facts: dict[str, Any] = {"file": str(out), "format": target, "tensors": len(tensors), "license": licence}
     facts["notes"] = list(opened.words)
     if as_json:
@@ -91,11 +94,14 @@ def grow_command(
     known(to)
     if Path(source).is_dir():
         source, made["pretrained"] = f"local-dir:{source}", True
-    model = create(source, **made)
+    with working(f"making {source}"):
+        model = create(source, **made)
     if weights:
         load_weights(model, weights, quiet=as_json)
-    grown = grow(model, to, seed=seed)
-    saved = save(grown, folder, overwrite=overwrite)
+    with working(f"growing to {to}, and comparing what the two compute"):
+        grown = grow(model, to, seed=seed)
+    with working(f"saving {folder}"):
+        saved = save(grown, folder, overwrite=overwrite)
     old, new = (sum(p.numel() for p in item.parameters()) for item in (model, grown))
     facts = {"folder": str(saved), "from": source, "to": to, "parameters": [old, new], "seed": seed}
     if as_json:

@@ -14,18 +14,26 @@ __all__ = ["Attention"]
 
 @dataclass(frozen=True)
 class Attention(Edit):
-    """A gate per block: of a ResNet at the end of the residual branch, of a ConvNeXt after the depthwise conv."""
+    """A gate per block: of a ResNet at the end of the residual branch, of the others after the depthwise conv.
 
-    stages: tuple[int, ...] = (1, 2, 3, 4)
+    Blocks of an EfficientNet that have squeeze and excitation of their own are left as they are.
+    """
+
+    stages: tuple[int, ...] | None = None
 
     layer: ClassVar[Any]
     """Called with the number of channels, `device` and `dtype`."""
 
     def apply(self, model: Model) -> None:
-        """Put a gate into every block of the stages."""
+        """Put a gate into every block of the stages; into all blocks by default."""
         family = family_of(model)
-        for name, block in blocks(model, self.stages):
-            owner, attribute, channels = family.slot(block)
+        slots = [(name, block, family.slot(block)) for name, block in blocks(model, self.stages)]
+        if not any(slot for _, _, slot in slots):
+            raise ValueError(f"{self.name}: every block of the stages has attention of its own, or no place for it")
+        for name, block, slot in slots:
+            if slot is None:
+                continue
+            owner, attribute, channels = slot
             self._check_free(f"{name}.{attribute}", getattr(owner, attribute, None))
             weight = next(block.parameters())
             gate = self.layer(channels, device=weight.device, dtype=weight.dtype)

@@ -38,6 +38,8 @@ class Edit:
     """The edit changes the maps of `features_only` models and nothing else."""
     tried_on: ClassVar[dict[str, str]] = {}
     """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
+    stated_on: ClassVar[dict[str, str]] = {}
+    """By family, the architecture to state costs on, where the reference has nothing to edit."""
 
     @property
     def content(self) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -26,19 +26,22 @@ BRANCHES = {
 
 
 @register_edit(
-    families=("convnext",),
+    families=("convnext", "efficientnet"),
     exact="eval+train",
     evidence="from scratch: a part of UniRepLKNet, without a figure of its own",
 )
 @dataclass(frozen=True)
 class DilatedReparam(BranchEdit):
-    """Dilated depthwise branches with batch norm beside every depthwise conv of `stages`; `merge` folds them in."""
+    """Dilated branches with batch norm beside the depthwise convs of `stages` from 5x5 on; `merge` folds them in."""
 
     stages: tuple[int, ...] | None = None
+    tried_on: ClassVar = {"efficientnet": "efficientnet_b0"}
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
-        """The depthwise convs of the stages."""
-        return depthwise_convs(model, self.stages)
+        """The depthwise convs of the stages, those of 3x3 left out: no dilated kernel fits in them."""
+        for name, conv in depthwise_convs(model, self.stages):
+            if max(conv.kernel_size) > 3:
+                yield name, conv
 
     def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
         """Those that the paper's code has for the size of the kernel."""

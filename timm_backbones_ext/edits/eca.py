@@ -11,7 +11,7 @@ __all__ = ["Eca"]
 
 
 @register_edit(
-    families=("resnet", "convnext"),
+    families=("resnet", "convnext", "efficientnet"),
     exact="eval+train",
     evidence="from scratch: ResNet-50 75.20 -> 77.48 % top-1 on ImageNet (paper, Table 2)",
 )
@@ -20,3 +20,4 @@ class Eca(Attention):
     """A channel gate from a 1D conv over the pooled channels; the conv starts at zero."""
 
     layer: ClassVar = Layer
+    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # the others have squeeze and excitation

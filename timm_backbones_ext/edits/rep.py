@@ -27,7 +27,10 @@ class BranchEdit(Edit):
 
     def apply(self, model: Model) -> None:
         """Put branches beside every conv."""
-        for name, conv in list(self.convs(model)):
+        convs = list(self.convs(model))
+        if not convs:
+            raise ValueError(f"{self.name}: the model has no conv there that is large enough for branches")
+        for name, conv in convs:
             try:
                 extended = ExtendedConv2d.replacing(conv)
                 if extended.branches:
@@ -43,7 +46,7 @@ class BranchEdit(Edit):
         for name, conv in list(self.convs(model)):
             shift = conv.merge_branches()
             if conv.bias is None:
-                _lower_mean(model.get_submodule(name.replace("conv", "bn")), shift)
+                _lower_mean(family_of(model).norm_after(model, name), shift)
             else:
                 conv.bias = nn.Parameter((conv.bias.detach() + shift).to(conv.bias), conv.bias.requires_grad)
             model.set_submodule(name, conv.simplest())
@@ -55,18 +58,22 @@ def _lower_mean(norm: Any, shift: Tensor) -> None:
 
 
 @register_edit(
-    families=("resnet", "vgg"),
+    families=("resnet", "efficientnet", "vgg"),
     exact="eval+train",
-    evidence="from scratch: ResNet-18 69.54 -> 70.99 % top-1 on ImageNet (DBB, Table 2)",
+    evidence="from scratch: ResNet-18 69.54 -> 70.99 % top-1 on ImageNet (DBB, Table 2); none for depthwise convs",
 )
 @dataclass(frozen=True)
 class Rep(BranchEdit):
-    """Branches of 1x1, 1x3 and 3x1 beside every 3x3 conv of a ResNet's blocks or of a VGG; `merge` folds them in."""
+    """Branches of 1x1, 1xk and kx1 beside every kxk conv behind the stem; `merge` folds them in.
+
+    These are the 3x3 convs of a ResNet or VGG, and the depthwise convs of an EfficientNet.
+    """
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
-        """All 3x3 convs, those of a ResNet's stem left out."""
-        return family_of(model).convs_3x3(model)
+        """All convs larger than 1x1, those of a stem left out."""
+        return family_of(model).spatial_convs(model)
 
     def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
-        """1x1, 1x3 and 3x1."""
-        return {"k1x1": ((1, 1), 1), "k1x3": ((1, 3), 1), "k3x1": ((3, 1), 1)}
+        """1x1, 1xk and kx1."""
+        rows, columns = conv.kernel_size
+        return {"k1x1": ((1, 1), 1), f"k1x{columns}": ((1, columns), 1), f"k{rows}x1": ((rows, 1), 1)}

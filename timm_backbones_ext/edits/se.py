@@ -11,7 +11,7 @@ __all__ = ["Se"]
 
 
 @register_edit(
-    families=("resnet", "convnext"),
+    families=("resnet", "convnext", "efficientnet"),
     exact="eval+train",
     evidence="from scratch: ResNet-50 75.20 -> 76.71 % top-1 on ImageNet (ECA paper, Table 2)",
 )
@@ -20,3 +20,4 @@ class Se(Attention):
     """A channel gate from a two-layer MLP over the pooled channels; its last layer starts at zero."""
 
     layer: ClassVar = Layer
+    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # the others have squeeze and excitation

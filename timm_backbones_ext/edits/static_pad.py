@@ -23,6 +23,7 @@ class StaticPad(Edit):
 
     multiple: ClassVar[int] = 32
     tried_on: ClassVar[dict[str, str]] = {"efficientnet": "tf_efficientnet_b0"}
+    stated_on: ClassVar[dict[str, str]] = tried_on
 
     def apply(self, model: Model) -> None:
         """Fix the pads of every conv with 'same' padding."""

@@ -116,18 +116,26 @@ class Family:
     def wire(self, plan: Growth, model: Model) -> None:
         """Say which channels of a model may grow; none by default."""
 
-    def slot(self, block: Any) -> Slot:
-        """Where a channel gate goes in a block.
+    def slot(self, block: Any) -> Slot | None:
+        """Where a channel gate goes in a block; None for a block that has no place or has attention of its own.
 
         Raises:
             ValueError: The family's blocks have no place for one.
         """
         raise ValueError(f"blocks of {self.name} have no place for attention")
 
-    def convs_3x3(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
-        """Names and modules of the dense 3x3 convs behind the stem.
+    def spatial_convs(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
+        """Names and modules of the convs behind the stem that `rep` gives branches: those larger than 1x1.
 
         Raises:
             ValueError: The family has none.
         """
-        raise ValueError(f"{self.name} has no dense 3x3 convs behind its stem")
+        raise ValueError(f"{self.name} has no convs for parallel branches")
+
+    def norm_after(self, model: Model, conv: str) -> Any:
+        """The batch norm that follows a conv without a bias.
+
+        Raises:
+            ValueError: No batch norm follows a conv of this family.
+        """
+        raise ValueError(f"no batch norm follows {conv} of a {self.name}")

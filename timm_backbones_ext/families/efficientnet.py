@@ -1,13 +1,16 @@
 """EfficientNet and EfficientNetV2: https://arxiv.org/abs/1905.11946, https://arxiv.org/abs/2104.00298."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from timm.models import EfficientNet
+from torch import nn
 
 from .._timm import efficientnet_init_weights
 from .._types import Model
+from ..layers import Added
 from ..layers.split_norm_act import split
-from .base import Family, Growth, Widths
+from .base import Family, Growth, Slot, Widths
 from .layout import blocks, register
 
 __all__ = ["EfficientNetFamily"]
@@ -60,6 +63,26 @@ class EfficientNetFamily(Family):
             plan.wire(name, conv=(before, after), bn1=("", after))
         if hasattr(getattr(block, "se", None), "conv_reduce"):
             plan.wire(name, se__conv_reduce=(inner, squeezed), se__conv_expand=(squeezed, inner))
+
+    def slot(self, block: Any) -> Slot | None:
+        """After the depthwise conv, or the dense one of a fused block, where the block has no SE of its own."""
+        conv = getattr(block, "conv_dw", None) or getattr(block, "conv_exp", None)
+        if conv is None or not isinstance(block.se, (nn.Identity, Added)):
+            return None
+        return Slot(block, "se", conv.out_channels)
+
+    def spatial_convs(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
+        """The depthwise conv of each block; the dense one of a fused block."""
+        for place, block in blocks(model):
+            for name in ("conv_dw", "conv_exp", "conv"):
+                if hasattr(block, name):
+                    yield f"{place}.{name}", getattr(block, name)
+
+    def norm_after(self, model: Model, conv: str) -> Any:
+        """The second norm after a depthwise conv that has an expansion before it; otherwise the first."""
+        place, _, name = conv.rpartition(".")
+        block: Any = model.get_submodule(place)
+        return block.bn2 if name == "conv_dw" and hasattr(block, "bn3") else block.bn1
 
     def repair(self, model: Model) -> None:
         """Take activations out of the batch norms, under the same keys: code that replaces norms keeps them then."""

@@ -52,7 +52,11 @@ class ResNetFamily(Family):
         last = block.conv3 if hasattr(block, "conv3") else block.conv2
         return Slot(block, "se", last.out_channels)
 
-    def convs_3x3(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
+    def norm_after(self, model: Model, conv: str) -> Any:
+        """`bn2` after `conv2`."""
+        return model.get_submodule(conv.replace("conv", "bn"))
+
+    def spatial_convs(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
         """All 3x3 convs of the blocks."""
         for place, block in blocks(model):
             for name, child in block.named_children():

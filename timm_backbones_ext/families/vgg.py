@@ -50,7 +50,7 @@ class VggFamily(Family):
                     plan.renamed |= {name: name_of for name, name_of in zip((conv, norm), known, strict=True) if name}
         return plan
 
-    def convs_3x3(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
+    def spatial_convs(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
         """All convs of `features`."""
         for name, child in model.features.named_children():
             if isinstance(child, nn.Conv2d) and child.kernel_size == (3, 3):

@@ -192,8 +192,8 @@ class ExtendedConv2d(nn.Conv2d):
         return Pads(left + columns, right + columns, above + rows, below + rows)  # ty: ignore[unsupported-operator]
 
     def pad_by(self, left: int, right: int, above: int, below: int) -> None:
-        """Pad by fixed amounts, in pixels."""
-        self.padding = rows, columns = min(above, below), min(left, right)
+        """Pad by fixed amounts, in pixels; negative ones leave pixels out."""
+        self.padding = rows, columns = max(0, min(above, below)), max(0, min(left, right))
         self.margin = Pads(left - columns, right - columns, above - rows, below - rows)
         self.uneven, self.same = any(self.margin), False
 
@@ -216,23 +216,27 @@ class ExtendedConv2d(nn.Conv2d):
         """Add a conv with batch norm whose kernel, with holes of `dilation`, lies centred in this conv's kernel.
 
         Raises:
-            ValueError: The kernel does not fit, or this conv's padding is not that of a centred kernel.
+            ValueError: The kernel does not fit, or this conv's padding depends on the size of images.
         """
-        steps = [dilation * step for step in self.dilation]
-        centred = tuple(step * (side - 1) // 2 for side, step in zip(self.kernel_size, self.dilation, strict=True))
         spans = [dilation * (side - 1) + 1 for side in kernel_size]
         if any((side - span) % 2 or span > side for side, span in zip(self.kernel_size, spans, strict=True)):
             raise ValueError(f"a branch of {kernel_size} with dilation {dilation} does not fit in {self.kernel_size}")
-        if self.padding != centred or self.uneven or self.same:
-            raise ValueError(f"expected a conv with padding {centred}; got {self}")
-        padding = tuple(step * (side - 1) // 2 for side, step in zip(kernel_size, steps, strict=True))
+        if self.same:
+            raise ValueError("its padding depends on the size of images; apply the edit static_pad first")
+        steps = tuple(dilation * step for step in self.dilation)
         conv = nn.Conv2d(
-            *(self.in_channels, self.out_channels, kernel_size, self.stride, padding, tuple(steps), self.groups),  # ty: ignore[invalid-argument-type]
+            *(self.in_channels, self.out_channels, kernel_size, self.stride, 0, steps, self.groups),  # ty: ignore[invalid-argument-type]
             bias=False,
             device=self.weight.device,
             dtype=self.weight.dtype,
         )
-        self.branches[name] = Branch(conv).train(self.training)
+        rows, columns = (
+            step * (side - span) // 2 for step, side, span in zip(self.dilation, self.kernel_size, spans, strict=True)
+        )
+        left, right, above, below = self._pads()
+        extended = ExtendedConv2d.replacing(conv)
+        extended.pad_by(left - columns, right - columns, above - rows, below - rows)
+        self.branches[name] = Branch(extended.simplest()).train(self.training)
 
     def merge_branches(self) -> Tensor:
         """Fold the branches into the weight; exact in eval mode.
