@@ -56,7 +56,7 @@ def test_a_fingerprint_that_is_none_is_an_error_of_the_repo(saved: Path, tmp_pat
 
 def test_create_model_reads_no_pickle_when_safetensors_fail(saved: Path, local_hub: FaultyHub, tmp_path: Path) -> None:
     HfApi().upload_file(path_or_fileobj=b"cos\nsystem\n", path_in_repo="pytorch_model.bin", repo_id=REPO)
-    local_hub.faults({"kind": "status", "where": "/resolve/", "method": "GET", "status": 503, "times": -1})
+    local_hub.faults({"kind": "status", "where": "model.safetensors", "method": "GET", "status": 503, "times": -1})
     with pytest.raises((tbx.HubError, OSError)):
         timm.create_model(f"hf-hub:{REPO}", pretrained=True, cache_dir=tmp_path)
     assert not [path for path in local_hub.requests() if "pytorch_model" in path]

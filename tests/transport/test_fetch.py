@@ -119,6 +119,15 @@ def test_the_last_error_says_what_was_tried_and_what_has_arrived(local_hub: Faul
     assert next(seen[2] for seen in local_hub.faults() if "/storage/" in seen[1]) == "bytes=4194304-"
 
 
+def test_a_file_that_ends_before_the_size_that_the_hub_says_is_not_fetched_for_ever(
+    server: Scripted, repo: Repo
+) -> None:
+    """The part is thrown away after status 416, so that the same bytes arrive again and again."""
+    server.answers.append(Answer("/api/models/", change=lambda body: body.replace(b"8000000", b"9000000")))
+    with pytest.raises(tbx.HubError, match=r"tried 6 times to get model.safetensors"):
+        repo.file(NAME)
+
+
 def test_a_file_larger_than_the_disk_is_not_asked_for(server: Scripted, repo: Repo) -> None:
     free = shutil.disk_usage(repo.folder.parent).free
     server.answers.append(

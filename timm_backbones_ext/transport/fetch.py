@@ -85,8 +85,8 @@ def _require_space(partial: Path, content: Content, place: str) -> None:
 
 
 def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) -> None:
-    """Append to the partial file until it has its size; whenever bytes arrive, failures are counted anew."""
-    failures = links = 0
+    """Append to the partial file until it has its size; failures are counted anew when it has never been so large."""
+    failures, links, most = 0, 0, _size(partial)
     partial.touch()  # an empty file needs no request
     with tqdm(total=content.size, desc=content.name, unit="B", unit_scale=True, leave=False, name=__name__) as bar:
         while (have := _size(partial)) < content.size:
@@ -98,7 +98,8 @@ def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) ->
                 if status in EXPIRED and _from_storage(error, url) and links < BROKEN_LINKS:
                     links += 1
                     continue
-                failures = 1 if _size(partial) > have else failures + 1
+                failures = 1 if _size(partial) > most else failures + 1
+                most = max(most, _size(partial))
                 bar.set_postfix_str(f"attempt {failures + 1}")
                 PATIENCE.wait(failures, error, f" to get {content.name}{_kept(partial, content)}")
     if _size(partial) > content.size:
