@@ -161,6 +161,8 @@ def test_a_model_of_timm_is_saved_under_a_name_of_ours(base: str, tmp_path: Path
 def test_a_folder_is_pushed_as_a_difference(tmp_path: Path) -> None:
     whole = trained()
     tbx.save(whole, tmp_path, label_names=list("abcd"), section="My words.")
+    with pytest.raises(ValueError, match="say delta=True too"):
+        tbx.push_to_hub(tmp_path, "me/folder", base=BASE)
     tbx.push_to_hub(tmp_path, "me/folder", delta=True)
     arrived = tbx.pull("me/folder")
     assert (arrived / WEIGHTS).stat().st_size < (tmp_path / WEIGHTS).stat().st_size / 2

@@ -47,7 +47,11 @@ def test_a_branch_follows_what_other_edits_do_to_its_conv() -> None:
     conv.grow(1)
     conv.pad_statically()
     torch.testing.assert_close(conv(x), expected)
-    torch.testing.assert_close(conv.fuse()(x), expected)
+    odd = torch.randn(2, 5, 9, 9)
+    unfused = conv(odd)
+    folded = conv.fuse()
+    torch.testing.assert_close(folded(x), expected)
+    torch.testing.assert_close(folded(odd), unfused)
     with pytest.raises(ValueError, match="without branches; got one with lora"):
         ExtendedConv2d.dense(with_low_rank(nn.Conv2d(4, 6, 2, stride=2), 2), 2)
 

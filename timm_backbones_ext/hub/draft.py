@@ -13,7 +13,7 @@ from torch.distributed import get_rank, is_initialized
 from .. import names
 from .._types import Model
 from ..saving.card import merge_cards
-from ..saving.folder import card_texts, write_card, write_folder, write_labels
+from ..saving.folder import card_texts, require_one_form, write_card, write_folder, write_labels
 from ..saving.identity import identify
 from ..saving.manifest import write_manifest
 from ..saving.signing import sign_folder
@@ -72,6 +72,7 @@ def _from_folder(
     **of_base: Any,
 ) -> None:
     """Copy a saved folder, with the label names, the card's fields and the results that are asked for now."""
+    require_one_form(as_timm=as_timm, delta=delta, base=of_base["base"])
     for name in (*FILES, *DETECTOR, SIGNATURE):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)

@@ -76,6 +76,7 @@ def render_card(
     """
     of_tag, licence = base_model(found.base, found.tag)
     origin = delta.base.repo if delta else of_tag
+    fields = {**fields, "base_model": origin} if delta else fields
     model, metadata = found.model, _metadata(found, fields, metrics, origin)
     with torch.device("meta"):
         facts = describe_model(without_data(model).float())

@@ -37,6 +37,7 @@ __all__ = [
     "check_folder",
     "load",
     "normalisation",
+    "require_one_form",
     "save",
     "saved_fingerprint",
     "write_card",
@@ -110,7 +111,7 @@ def write_folder(
     **texts: Any,
 ) -> Path:
     """Do what `save` does, for a model whose identity is known; `texts` are the arguments of `write_card`."""
-    _require_one_form(as_timm=as_timm, delta=delta, base=base)
+    require_one_form(as_timm=as_timm, delta=delta, base=base)
     found = whole(found)
     found = as_plain_timm(found) if as_timm else with_own_name(found) if delta else found
     _require_one_per_class(label_names, found.model.num_classes)
@@ -130,7 +131,12 @@ def write_folder(
     return folder
 
 
-def _require_one_form(*, as_timm: bool, delta: bool, base: str | None) -> None:
+def require_one_form(*, as_timm: bool, delta: bool, base: str | None) -> None:
+    """Refuse forms that exclude each other.
+
+    Raises:
+        ValueError: Both forms are asked for, or a base without a difference.
+    """
     if as_timm and delta:
         raise ValueError("plain timm reads no differences: leave out delta, or the conversion to plain timm")
     if base is not None and not delta:
