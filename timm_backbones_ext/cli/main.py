@@ -16,6 +16,7 @@ from .._version import __version__
 from . import catalog, convert, hub
 from .depth import depth_study
 from .detector import train_detector
+from .edit_study import edit_study
 from .options import FAILED, USAGE
 from .scale import scale
 from .words import as_typed
@@ -68,7 +69,7 @@ def main() -> None:
     """Custom timm backbones that start as the pretrained models they extend."""
 
 
-for command in (*catalog.COMMANDS, *convert.COMMANDS, *hub.COMMANDS, depth_study, scale, train_detector):
+for command in (*catalog.COMMANDS, *convert.COMMANDS, *hub.COMMANDS, depth_study, edit_study, scale, train_detector):
     main.add_command(command)
 
 
@@ -85,10 +86,10 @@ def run(command: Sequence[str]) -> None:
 @click.option(
     "--output", default="demo-out", show_default=True, type=click.Path(file_okay=False), help="Folder to make."
 )
-@click.option("--repo", default=None, help="you/name on the real Hub, instead of a local one.")
-@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1), help="Epochs on the digits.")
+@click.option("--repo", default=None, help="you/name on the real Hub for the digits' net, instead of a local Hub.")
+@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1), help="Epochs on the digits.")
 def demo(output: str, repo: str | None, epochs: int) -> None:
-    """Show the main job end to end, in a few minutes: extend, train, share, verify."""
+    """Show the main job end to end, in a few minutes: extend a trained net, grow it, train, share, verify."""
     from ..apps.demo import DemoError, run_demo
 
     try:
