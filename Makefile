@@ -94,6 +94,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/autoload.py
 	$(BIN)/python benchmarks/insertion.py
 	$(BIN)/python benchmarks/edits.py
+	$(BIN)/python benchmarks/edit_study.py
 	$(BIN)/python benchmarks/detection.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/families.py

@@ -20,11 +20,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib as mpl
-from usual import masks_at_half
 
 from timm_backbones_ext.apps.detector.saved import load_detector, read_design, save_detector
 from timm_backbones_ext.apps.detector.settings import Settings, settings_for
 from timm_backbones_ext.apps.detector.train import train
+from timm_backbones_ext.apps.usual import masks_at_half
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

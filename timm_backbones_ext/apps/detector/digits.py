@@ -6,6 +6,7 @@ validation scenes share no digit.
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from ..digits import Digits, digits
 
-__all__ = ["write_digits"]
+__all__ = ["scenes", "write_digits"]
 
 DIGITS_PER_SCENE = 1, 5
 SIDES = 20, 44
@@ -57,13 +58,20 @@ def write_digits(root: str | Path, *, train: int = 1000, val: int = 200, side: i
     return root
 
 
+def scenes(
+    data: Digits, count: int, random: np.random.Generator, side: int = 96
+) -> Iterator[tuple[np.ndarray, list[tuple[int, Any]]]]:
+    """(side, side, 3) bytes of each scene, with label and box (x, y, width, height) of its digits; no boxes overlap."""
+    for _ in range(count):
+        yield _scene(data, side, random)
+
+
 def _write_split(root: Path, split: str, data: Digits, random: np.random.Generator, about: dict[str, Any]) -> None:
     shutil.rmtree(root / split, ignore_errors=True)
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir(exist_ok=True)
     images, annotations = [], []
-    for number in range(about["count"]):
-        scene, found = _scene(data, about["side"], random)
+    for number, (scene, found) in enumerate(scenes(data, about["count"], random, about["side"])):
         name = f"{number:05d}.png"
         Image.fromarray(scene).save(root / split / name)
         images.append({"id": number, "file_name": name, "width": about["side"], "height": about["side"]})

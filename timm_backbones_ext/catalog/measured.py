@@ -1,0 +1,27 @@
+"""What the study of `timm-ext edit-study` found of an edit: its JSON is part of the package."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+__all__ = ["STUDY", "measured", "study"]
+
+STUDY = Path(__file__).with_name("edit_study.json")
+"""Written by `benchmarks/edit_study.py`."""
+
+
+@cache
+def study() -> dict[str, Any]:
+    """The content of the file."""
+    return json.loads(STUDY.read_text(encoding="utf-8"))
+
+
+def measured(edit: str) -> str:
+    """The evidence that was measured here for an edit, from its name, or "not measured"."""
+    found = [
+        f"{row['data']} {row['gain']:+.3f} ({row['verdict']})"
+        for row in study()["summary"]
+        if row["candidate"].partition("(")[0] == edit and row["start"] == "identity"
+    ]
+    return f"short fine-tuning of EfficientNet-Lite0: {'; '.join(found)}" if found else "not measured"
