@@ -100,7 +100,9 @@ def check_bare(uv: str, python: str, resolution: str, folder: Path) -> None:
         print(f"Python {python} is not here and cannot be fetched: NOT CHECKED ({made.stderr.strip().splitlines()[0]})")
         return
     own, (wheel,) = home / "bin" / "python", DIST.glob("*.whl")
-    run([uv, "pip", "install", "--quiet", "--python", own, "--resolution", resolution, wheel], cwd=folder)
+    # requirements of pyproject.toml are direct ones, those of the wheel are not
+    chosen = ["--resolution", resolution, "-r", ROOT / "pyproject.toml", wheel]
+    run([uv, "pip", "install", "--quiet", "--python", own, *chosen], cwd=folder)
     said = run([own, "-c", TRY], cwd=folder).strip()
     run([own, "-m", "timm_backbones_ext.cli", "--help"], cwd=folder)
     trace = subprocess.run(

@@ -22,6 +22,7 @@ from torch import nn
 
 from ._timm import model_pretrained_cfgs, model_with_tags
 from ._types import Model
+from .console import html_table
 from .edits import Edit, parse_edits
 from .edits.in_chans import channels_as_edit
 from .errors import BackboneError, HubError
@@ -85,6 +86,11 @@ class Variant:
         """Name of timm's module for the family: "resnet"."""
         own = ARCHITECTURES.get(self.base)
         return own.family if own else self.entry.__module__.rpartition(".")[2]
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = [(item, item.exact, item.evidence) for item in parse_edits(self.edits)]
+        return html_table(("edit", "exact in", "evidence"), rows, f"{self.name}: {self.base}")
 
 
 VARIANTS: dict[str, Variant] = {}

@@ -20,6 +20,7 @@ from .classify import classify
 from .depth import depth_study
 from .detector import train_detector
 from .doctor import doctor
+from .pictures import picture
 from .scale import scale
 from .verb import BUG, DEBUG, FAILED, INTERRUPTED, STATUSES, USAGE, Context, Verb, debug_option, help_width
 from .words import as_typed
@@ -82,6 +83,7 @@ def main() -> None:
 
 for command in (
     *catalog.COMMANDS,
+    picture,
     classify,
     *convert.COMMANDS,
     *hub.COMMANDS,
