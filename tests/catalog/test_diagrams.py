@@ -13,7 +13,7 @@ from PIL import Image
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.catalog.houses import floors
-from timm_backbones_ext.catalog.sampling import extent, opened, receptive_field, sampled_taps
+from timm_backbones_ext.catalog.sampling import centre, extent, opened, receptive_field, sampled_taps
 from timm_backbones_ext.cli import main
 
 
@@ -50,8 +50,9 @@ def radius(field: torch.Tensor) -> float:
 
 def test_a_field_ends_where_a_conv_ends() -> None:
     field = torch.zeros(32, 32)
-    field[14:18, 14:18] = 1
-    assert extent(field) == 4
+    field[9:14, 19:24] = 1
+    assert centre(field) == (11, 21)
+    assert extent(field) == 5
 
 
 def test_a_house_says_what_was_there_what_was_added_and_what_is_zero() -> None:

@@ -15,7 +15,7 @@ from .._types import Model
 from ..layers import DeformConv2d
 from .pictures import require_drawable, write_figure
 
-__all__ = ["Taps", "draw_fields", "draw_offsets", "extent", "opened", "receptive_field", "sampled_taps"]
+__all__ = ["Taps", "centre", "draw_fields", "draw_offsets", "extent", "opened", "receptive_field", "sampled_taps"]
 
 GRID = (0.2, 0.5, 0.8)  # positions drawn, as parts of height and width
 
@@ -100,8 +100,8 @@ def draw_offsets(taps: Taps, photo: Image.Image, path: str | Path, *, title: str
     write_figure(figure, path)
 
 
-def receptive_field(model: Model, side: int = 224, samples: int = 4) -> Tensor:
-    """(side, side): the mean absolute gradient of the last map's centre with respect to the image, its maximum 1.
+def receptive_field(model: Model, side: int = 224, samples: int = 4, level: int = -1) -> Tensor:
+    """(side, side): the mean absolute gradient of a map's centre with respect to the image, its maximum 1.
 
     The effective receptive field of https://arxiv.org/abs/1701.04128 (Luo et al. 2016), over random images and random
     directions in the channels.
@@ -110,24 +110,38 @@ def receptive_field(model: Model, side: int = 224, samples: int = 4) -> Tensor:
         model: A full model in eval mode.
         side: Pixels of the images.
         samples: Number of images.
+        level: Index of the map, as in `feature_info`; the last by default.
+
+    Raises:
+        ValueError: There is no such level.
     """
+    count = len(model.feature_info)
+    if not -count <= level < count:
+        raise ValueError(f"no level {level}; there are 0 to {count - 1}")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, model.in_chans, side, side, generator=generator, requires_grad=True)
-    y = model.forward_features(x)
+    y = model.forward_intermediates(x, indices=[level % count], intermediates_only=True)[0]
     centre = y[:, :, y.shape[2] // 2, y.shape[3] // 2]
     (gradient,) = torch.autograd.grad((centre * torch.randn(centre.shape, generator=generator)).sum(), x)
     field = gradient.abs().mean((0, 1))
     return field / field.max().clamp(min=1e-30)
 
 
+def centre(field: Tensor) -> tuple[int, int]:
+    """Row and column of a field's centre of mass."""
+    rows, columns = (field.sum(dim) @ torch.arange(len(field), dtype=field.dtype) / field.sum() for dim in (1, 0))
+    return round(rows.item()), round(columns.item())
+
+
 def extent(field: Tensor, share: float = 0.95) -> int:
-    """Side in pixels of the smallest square about the centre that holds a share of the field."""
-    middle, total = len(field) // 2, field.sum()
-    sizes = range(1, middle + 1)
-    return next(
-        (2 * r for r in sizes if field[middle - r : middle + r, middle - r : middle + r].sum() >= share * total),
-        2 * middle,
-    )
+    """Side in pixels, odd, of the smallest square about the centre of mass that holds a share of the field."""
+    row, column = centre(field)
+    wanted = share * field.sum()
+    for reach in range(len(field)):
+        held = field[max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
+        if held.sum() >= wanted:
+            return 2 * reach + 1
+    return len(field)
 
 
 def opened(model: Model) -> Model | None:
@@ -156,9 +170,9 @@ def draw_fields(fields: Mapping[str, Tensor], path: str | Path, *, title: str = 
     axes = figure.subplots(1, len(fields), squeeze=False)[0]
     for axis, (name, field) in zip(axes, fields.items(), strict=True):
         axis.imshow(field.clamp(min=1e-4).numpy(), norm=LogNorm(1e-4, 1), cmap="magma")
-        size, middle = extent(field), len(field) / 2
-        corner = middle - size / 2 - 0.5
-        axis.add_patch(Rectangle((corner, corner), size - 1, size - 1, fill=False, edgecolor="white", linestyle=":"))
+        size, (row, column) = extent(field), centre(field)
+        corner = column - size / 2, row - size / 2
+        axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="white", linestyle=":"))
         axis.set_title(f"{name}\n95 % within {size} px", fontsize=9)
         axis.set_axis_off()
     figure.suptitle(title, fontsize=12, weight="bold")

@@ -94,6 +94,7 @@ def _loaded(source: str, *, weights: str | None, quiet: bool, **made: Any) -> An
 )
 @click.argument("source")
 @size_option
+@click.option("--level", default=-1, show_default=True, help="Which map, as in `timm-ext info`; the last by default.")
 @output_option
 @overwrite_option
 @weights_option
@@ -101,7 +102,14 @@ def _loaded(source: str, *, weights: str | None, quiet: bool, **made: Any) -> An
 @pretrained_option
 @as_json
 def field(
-    source: str, size: int, output: str | None, overwrite: bool, edits: str | None, as_json: bool, **made: Any
+    source: str,
+    size: int,
+    level: int,
+    output: str | None,
+    overwrite: bool,
+    edits: str | None,
+    as_json: bool,
+    **made: Any,
 ) -> None:
     """Draw the effective receptive field of SOURCE, before and after --edits."""
     import torch
@@ -117,9 +125,9 @@ def field(
         models[f"with {edits}, as made"] = edited
         if twin := opened(edited):
             models[f"with {edits}, new entries random"] = twin
-    fields = {name: receptive_field(model, size) for name, model in models.items()}
+    fields = {name: receptive_field(model, size, level=level) for name, model in models.items()}
     weights = "trained" if made["pretrained"] or made["weights"] else "random"
-    draw_fields(fields, file, title=f"effective receptive field, {weights} weights")
+    draw_fields(fields, file, title=f"effective receptive field of level {level}, {weights} weights")
     return _written(file, as_json, pixels={name: extent(found) for name, found in fields.items()})
 
 
