@@ -22,7 +22,6 @@ from torch import nn
 
 from ._timm import model_pretrained_cfgs, model_with_tags
 from ._types import Model
-from .console import html_table
 from .edits import Edit, parse_edits
 from .edits.in_chans import channels_as_edit
 from .errors import BackboneError, HubError
@@ -89,6 +88,8 @@ class Variant:
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
+        from .console import html_table  # not needed to register
+
         rows = [(item, item.exact, item.evidence) for item in parse_edits(self.edits)]
         return html_table(("edit", "exact in", "evidence"), rows, f"{self.name}: {self.base}")
 

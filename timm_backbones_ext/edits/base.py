@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar, TypeVar
 
 from .._types import Model
-from ..console import html_table
 from ..families import FAMILIES
 
 __all__ = ["EDITS", "Edit", "list_edits", "register_edit"]
@@ -19,6 +18,8 @@ class EditTable(dict[str, type["Edit"]]):
     """Edits by name; notebooks show them as a table."""
 
     def _repr_html_(self) -> str:
+        from ..console import html_table  # not needed to register
+
         rows = [(name, ", ".join(cls.families), cls.exact, cls.evidence) for name, cls in self.items()]
         return html_table(("edit", "families", "exact in", "evidence"), rows)
 
