@@ -9,7 +9,7 @@ TOGETHER := -n 2 --dist worksteal tests
 OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel docs bench check clean
+.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel release-check docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -66,11 +66,15 @@ mutants: .venv-mutants/.ready ## how many small mistakes the tests catch: 200 mu
 demo: $(READY) ## the main job end to end, into demo-out/
 	$(BIN)/timm-ext demo
 
-lint: $(READY) ## format, lint, types, imports
+lint: $(READY) ## format, lint, types, imports, workflows
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/ty check
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --quiet --offline .github/workflows
 
 fix: $(READY) ## repair what lint can
 	$(BIN)/ruff check --fix
@@ -86,6 +90,11 @@ wheel: $(READY) ## build, check and try the wheel in a bare environment
 	cd dist && ../.venv-wheel/bin/python -c "import timm_backbones_ext as tbx; print(tbx.__version__)"
 	cd dist && ../.venv-wheel/bin/timm-ext --help >/dev/null
 	rm -rf .venv-wheel
+
+release-check: $(READY) ## what has to hold before a release: contents, metadata, README, bare environments, licences
+	rm -rf dist
+	$(UV) build --quiet
+	$(UV) run --locked --group release python tests/release_check.py $(UV) 3.10 3.13
 
 docs: $(READY) ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(UV) run --locked --group docs mkdocs build --strict --quiet

@@ -1,5 +1,6 @@
 """What commands print: tables, rules and bars on a terminal; plain tab-separated lines where output is piped."""
 
+import html
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.rule import Rule
 from rich.table import Table
 
-__all__ = ["heading", "is_terminal", "print_json", "progress", "table", "working"]
+__all__ = ["heading", "html_table", "is_terminal", "print_json", "progress", "table", "working"]
 
 GAP = 2  # blanks between columns
 
@@ -51,6 +52,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     for row in folded:
         drawn.add_row(*row)
     console.print(drawn)
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str = "") -> str:
+    """Rows under a header as HTML, for notebooks."""
+
+    def line(tag: str, cells: Iterable[object]) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    head = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    body = "".join(line("td", row) for row in rows)
+    return f"<table>{head}<thead>{line('th', columns)}</thead><tbody>{body}</tbody></table>"
 
 
 def _console(*, err: bool = False) -> Console:

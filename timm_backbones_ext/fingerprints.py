@@ -18,6 +18,7 @@ from timm.layers import activations, activations_me
 from torch import Tensor, nn
 
 from ._types import Model
+from .console import html_table
 from .families import FAMILIES
 from .weights.files import write_safetensors
 
@@ -105,6 +106,11 @@ class Report:
             return f"same function: largest relative difference {self.largest:.1e}{notes}"
         where = [f"first at {self.first} (relative difference up to {self.largest:.1e})"] if self.first else []
         return f"different: {'; '.join([*where, *self.structure])}{notes}"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = [(name, f"{value:.1e}") for name, value in self.levels.items()]
+        return html_table(("output", "relative difference"), rows, str(self))
 
 
 def fingerprint(model: Model) -> Fingerprint:

@@ -86,6 +86,13 @@ class Variant:
         own = ARCHITECTURES.get(self.base)
         return own.family if own else self.entry.__module__.rpartition(".")[2]
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        from .console import html_table  # not needed to register
+
+        rows = [(item, item.exact, item.evidence) for item in parse_edits(self.edits)]
+        return html_table(("edit", "exact in", "evidence"), rows, f"{self.name}: {self.base}")
+
 
 VARIANTS: dict[str, Variant] = {}
 BUILT_IN: set[str] = set()

@@ -44,8 +44,9 @@ def test_every_command_has_json_debug_and_examples_that_can_be_parsed() -> None:
         lines = "\n".join(command.examples).replace("\\\n", " ").splitlines()
         for line in (line for line in lines if line.startswith("timm-ext ")):
             words = shlex.split(line.partition("|")[0])
-            assert tuple(words[1 : 1 + len(path)]) == path
-            command.make_context(path[-1], words[1 + len(path) :], resilient_parsing=True).close()
+            own = ("features",) if path == ("picture", "maps") else path  # one command of two names
+            assert tuple(words[1 : 1 + len(own)]) == own
+            command.make_context(own[-1], words[1 + len(own) :], resilient_parsing=True).close()
 
 
 def test_an_option_is_called_the_same_in_every_command() -> None:

@@ -28,7 +28,8 @@ def class_names(model: Model) -> list[str]:
     subset = infer_imagenet_subset(model)
     if subset is None:
         return [f"class {index}" for index in range(model.num_classes)]
-    return [ImageNetInfo(subset).index_to_description(index) for index in range(model.num_classes)]
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(index) for index in range(model.num_classes)]
 
 
 def classify(model: Model, photo: Image.Image, top: int = 5) -> list[Guess]:

@@ -161,7 +161,6 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
         FileNotFoundError: The folder of the file is missing.
     """
     require_drawable(path, overwrite=True)
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     if not maps or not all(level.values.isfinite().all() for level in maps):
@@ -174,6 +173,13 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
     for column, level in enumerate(maps):
         _draw_level(figure, aside + COLUMN * column, level, image)
     figure.text(0.12 / size[0], 1 - 0.2 / size[1], title, fontsize=13, weight="bold", va="top")
+    write_figure(figure, path)
+
+
+def write_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure as the end of the file's name says; the same figure gives the same bytes."""
+    from matplotlib import rc_context
+
     suffix = Path(path).suffix.lower()
     with rc_context({"svg.hashsalt": "timm-backbones-ext"}):
         figure.savefig(path, format=suffix[1:], metadata=FORMATS[suffix])

@@ -21,6 +21,7 @@ from .depth import depth_study
 from .detector import train_detector
 from .doctor import doctor
 from .edit_study import edit_study
+from .pictures import picture
 from .scale import scale
 from .verb import BUG, DEBUG, FAILED, INTERRUPTED, STATUSES, USAGE, Context, Verb, debug_option, help_width
 from .words import as_typed
@@ -83,6 +84,7 @@ def main() -> None:
 
 for command in (
     *catalog.COMMANDS,
+    picture,
     classify,
     *convert.COMMANDS,
     *deploying.COMMANDS,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._types import Model
+from ..console import html_table
 from ..edits import Edit, edit, parse_edits
 from ..families import Level
 from ..features import FeatureWrapper, feature_model, sharing
@@ -55,6 +56,12 @@ class Pyramid(nn.Module):
         widths = (self.out_channels,) * len(self.names) if isinstance(self.out_channels, int) else self.out_channels
         rows = enumerate(zip(self.names, widths, self.strides, strict=True))
         return {name: Level(index, name, width, stride) for index, (name, width, stride) in rows}
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        rows = [(name, level.channels, level.stride) for name, level in self.output_shape().items()]
+        neck = type(self.fpn).__name__ if self.fpn is not None else "no neck"
+        return html_table(("map", "channels", "stride"), rows, f"{type(self.body).__name__} with {neck}")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the body's activations in the backward pass instead of keeping them."""

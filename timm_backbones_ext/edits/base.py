@@ -13,7 +13,18 @@ from ..families import FAMILIES
 
 __all__ = ["EDITS", "Edit", "list_edits", "register_edit"]
 
-EDITS: dict[str, type["Edit"]] = {}
+
+class EditTable(dict[str, type["Edit"]]):
+    """Edits by name; notebooks show them as a table."""
+
+    def _repr_html_(self) -> str:
+        from ..console import html_table  # not needed to register
+
+        rows = [(name, ", ".join(cls.families), cls.exact, cls.evidence) for name, cls in self.items()]
+        return html_table(("edit", "families", "exact in", "evidence"), rows)
+
+
+EDITS = EditTable()
 """The known edits, by name."""
 EXACTNESS = ("eval", "eval+train")
 """Modes of a model in which an edit can be exact. `Edit.content` says for which images."""
