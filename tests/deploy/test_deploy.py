@@ -153,6 +153,25 @@ def test_deformable_convs_run_in_every_runtime(runtime: str) -> None:
     assert errors([net(x)], model, x) <= net.facts["limit"]
 
 
+@pytest.mark.parametrize("base", ["test_convnext", "test_efficientnet", "vgg11_bn"])
+def test_every_family_runs_in_ncnn(base: str) -> None:
+    model = testing.trained(base, num_classes=10 if base.startswith("vgg") else 0)
+    net = tbx.deploy_model(tbx.wrap(model).eval(), EXAMPLE, "ncnn")
+    assert net.facts["error"] <= net.facts["limit"]
+
+
+@pytest.mark.parametrize("runtime", ["eager", "openvino"])
+def test_bfloat16_is_called_approximate_with_its_error_and_refused_above_a_tolerance(runtime: str) -> None:
+    net = tbx.deploy_model(maps_model(), EXAMPLE, runtime, dtype="bfloat16")
+    assert net.facts["exactness"] == "approximate"
+    assert net.facts["error"] <= net.facts["limit"] == 0.1
+    assert net(EXAMPLE)[0].dtype is torch.float32
+    if runtime == "eager":
+        assert net.facts["error"] > 1e-3
+        with pytest.raises(tbx.BackboneError, match=r"eager changes the maps by .*allowed is 1\.0e-04"):
+            tbx.deploy_model(maps_model(), EXAMPLE, runtime, dtype="bfloat16", tolerance=1e-4)
+
+
 def test_a_saved_folder_is_replaced_only_when_asked(deployed, tmp_path: Path) -> None:
     net = load(deployed("ncnn"))
     folder = net.save(tmp_path / "net")
@@ -164,6 +183,8 @@ def test_a_saved_folder_is_replaced_only_when_asked(deployed, tmp_path: Path) ->
     (tmp_path / "other" / "mine").touch()
     with pytest.raises(FileExistsError):
         net.save(tmp_path / "other", overwrite=True)
+    with pytest.raises(OSError, match="mine"):
+        net.save(tmp_path / "other" / "mine" / "net")
     assert [item.name for item in sorted(tmp_path.iterdir())] == ["net", "other"]
 
 

@@ -1,4 +1,4 @@
-"""The form of a model that other runtimes take: folded, in plain operators, a list of maps out."""
+"""The form of a model that other runtimes take: folded, in plain operators, a tuple of maps out."""
 
 import copy
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Plain:
     """A model in plain operators."""
 
     graph: fx.GraphModule
-    """(N, C, H, W) -> list with each map once."""
+    """(N, C, H, W) -> tuple with each map once."""
     names: list[str]
     """Of the outputs, one per map."""
     outputs: dict[str, Any]

@@ -29,10 +29,12 @@ from .saved import save_model
 
 __all__ = ["STEM", "as_example", "deploy_model", "random_image"]
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16")
 SECONDS = 4.0
 """Time that `auto` spends on measuring."""
 STEM = "model"
+TOLERANCE = 0.1
+"""Of bfloat16, which has 8 bits: a net of fifty layers differs by about a hundredth."""
 MARGIN = 2
 """A way of computing that has a more exact one below it stays so far below the limit, for the sake of other images."""
 
@@ -55,6 +57,7 @@ def deploy_model(
     dtype: str = "float32",
     dynamic: bool = True,
     threads: int | None = None,
+    tolerance: float = TOLERANCE,
     seconds: float = SECONDS,
     quiet: bool = False,
 ) -> Deployed:
@@ -72,6 +75,7 @@ def deploy_model(
         dtype: "float32"; "bfloat16", which changes the function by about a hundredth.
         dynamic: Whether batches and sides may differ from the example's.
         threads: Threads of the runtime; all cores by default.
+        tolerance: With bfloat16, the largest difference of a map that is accepted, relative to its largest value.
         seconds: Time to spend on measuring.
         quiet: Print no progress and no table.
 
@@ -87,10 +91,11 @@ def deploy_model(
     runtimes = _chosen(runtime, dtype)
     plain, facts = plain_graph(model), facts_of(model)
     image = as_example(example, facts)
+    limit = plain.limit if dtype == "float32" else tolerance
     options = Options(dtype, dynamic, threads or cores())
     reference = Reference.around(model, image, plain.outputs["order"], dynamic=dynamic)
     with _scratch() as (folder, keep):
-        source = Source(model, plain, formats.Example(image, dynamic), reference, facts, folder)
+        source = Source(model, plain, formats.Example(image, dynamic), reference, facts, folder, limit)
         candidates, words = source.candidates(runtimes, options)
         if not candidates:
             raise BackboneError(f"no runtime computes what the model computes: {_listed(words)}. Nothing was deployed")
@@ -169,6 +174,8 @@ class Source:
     reference: Reference
     facts: dict[str, Any]
     folder: Path
+    limit: float
+    """Relative error that is accepted."""
 
     def candidates(self, runtimes: Sequence[Runtime], options: Options) -> tuple[list[Candidate], dict[str, str]]:
         """The runtimes that compute what the model computes; why the others do not."""
@@ -192,8 +199,7 @@ class Source:
         place.mkdir()
         if runtime.format:
             formats.write(self.plain, self.example, place, STEM, runtime.format, self.facts)
-        limit = self.plain.limit if options.dtype == "float32" else float("inf")
-        errors = []
+        limit, errors = self.limit, []
         for way in range(len(runtime.ways)):
             chosen = Options(options.dtype, options.dynamic, options.threads, way)
             run = runtime.load(place, chosen) if runtime.format else runtime.of(self.model, chosen)
@@ -212,7 +218,7 @@ class Source:
             "way": best.options.way,
             "exactness": "same function" if best.options.dtype == "float32" else "approximate",
             "error": float(f"{best.error:.2e}"),
-            "limit": float(f"{self.plain.limit:.2e}"),
+            "limit": float(f"{self.limit:.2e}"),
             "dynamic": best.options.dynamic,
             "threads": best.options.threads,
             "example": list(self.example.image.shape),

@@ -69,11 +69,11 @@ def listed(out: Any) -> list[Tensor]:
 
 
 def unique_outputs(graph: fx.GraphModule) -> list[int]:
-    """Let a graph give each map once, as a list; the index of every former output among them."""
+    """Let a graph give each map once, as a tuple; the index of every former output among them."""
     output = next(node for node in graph.graph.nodes if node.op == "output")
     given = output.args[0] if isinstance(output.args[0], list | tuple) else [output.args[0]]
     unique = list(dict.fromkeys(given))
-    output.args = (unique,)
+    output.args = (tuple(unique),)  # pnnx takes a list for an operator
     graph.recompile()
     return [unique.index(node) for node in given]
 

@@ -19,7 +19,7 @@ class Options:
     """How a runtime is to work."""
 
     dtype: str
-    """"float32", "bfloat16" or "int8"."""
+    """"float32" or "bfloat16"."""
     dynamic: bool
     """Whether batches and sides may differ from call to call."""
     threads: int

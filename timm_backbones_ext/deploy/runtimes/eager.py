@@ -18,7 +18,7 @@ class TorchRuntime(Runtime):
     dtypes = ("float32", "bfloat16")
 
     def graph(self, model: Any, options: Options) -> Callable[..., Any]:
-        """What is called with an image and gives a list with each map once."""
+        """What is called with an image and gives a tuple with each map once."""
         raise NotImplementedError
 
     def of(self, model: Any, options: Options) -> Run:

@@ -15,7 +15,6 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     runs, makes, extra = ("onnxruntime",), ("onnx", "onnxscript"), "onnx"
     format = "onnx"
-    dtypes = ("float32", "int8")
 
     def load(self, folder: Path, options: Options) -> Run:
         """A session with so many threads, which sleep between calls."""

@@ -8,8 +8,8 @@ from .base import Options, Run, Runtime
 
 __all__ = ["RUNTIME"]
 
-PRECISION = {"float32": "f32", "int8": "f32", "bfloat16": "bf16"}
-"""What operators that are not quantised compute in."""
+PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+"""OpenVINO's words."""
 
 
 class OpenVino(Runtime):
@@ -18,7 +18,7 @@ class OpenVino(Runtime):
     name = "openvino"
     runs, extra = ("openvino",), "openvino"
     format = "openvino"
-    dtypes = ("float32", "bfloat16", "int8")
+    dtypes = ("float32", "bfloat16")
 
     def load(self, folder: Path, options: Options) -> Run:
         """A compiled model and one request."""
