@@ -35,18 +35,20 @@ def test_no_public_function_is_hidden_by_a_module_of_its_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "imports",
+    ("imports", "autoload"),
     [
-        "import timm_backbones_ext, timm",
-        "import timm, timm_backbones_ext",
-        "from timm_backbones_ext import edit, pull",
-        "from timm_backbones_ext.edits import EDITS",
-        "from timm_backbones_ext.layers.deform import DeformConv2d",
-        "import timm_backbones_ext.models",
-        "from timm_backbones_ext.errors import HubError",
+        ("import timm_backbones_ext, timm", "0"),  # tests/cli/test_autoload.py has these two with discovery
+        ("import timm, timm_backbones_ext", "0"),
+        ("from timm_backbones_ext import edit, pull", "0"),
+        ("from timm_backbones_ext.edits import EDITS", "0"),
+        ("from timm_backbones_ext.edits import EDITS", "1"),
+        ("from timm_backbones_ext.layers.deform import DeformConv2d", "0"),
+        ("from timm_backbones_ext.layers.deform import DeformConv2d", "1"),
+        ("import timm_backbones_ext.models", "0"),
+        ("from timm_backbones_ext.errors import HubError", "0"),
+        ("from timm_backbones_ext.errors import HubError", "1"),
     ],
 )
-@pytest.mark.parametrize("autoload", ["0", "1"])
 def test_models_are_registered_in_every_order_of_imports(imports: str, autoload: str) -> None:
     code = (
         f"{imports}; import timm, sys; assert timm.is_model('ext_resnet50_dcn');"

@@ -120,7 +120,7 @@ def run_edit_study(
     """
     if unknown := [name for name in candidates if name not in CANDIDATES]:
         raise ValueError(f"no candidate {unknown[0]!r}; there are: {', '.join(CANDIDATES)}")
-    names, begun, found = list(dict.fromkeys((PLAIN, *candidates))), time.perf_counter(), list[Run]()
+    names, found = list(dict.fromkeys((PLAIN, *candidates))), list[Run]()
     result: dict[str, Any] = {"net": NET, "weights": WEIGHTS, "settings": asdict(settings)}
     result["data"] = [_about(item) for item in data]
     result |= {"costs": {name: _cost(CANDIDATES[name], data[0]) for name in names}, "machine": _machine()}
@@ -130,7 +130,7 @@ def run_edit_study(
             for name, start in _forms(names):
                 found.append(_run(images, name, start, seed, settings))
                 step(f"{images.name}, {name}, {start}, seed {seed}: {found[-1].score:.3f}")
-                result |= {"runs": [asdict(run) for run in found], "seconds": round(time.perf_counter() - begun)}
+                result |= {"runs": [asdict(run) for run in found], "seconds": round(sum(run.seconds for run in found))}
                 result["summary"] = summary(result)
                 (output / "edits.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result

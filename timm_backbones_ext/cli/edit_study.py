@@ -22,7 +22,9 @@ __all__ = ["edit_study"]
 @click.option("--train", default=2000, show_default=True, type=click.IntRange(10), help="Images to train on.")
 @click.option("--test", default=500, show_default=True, type=click.IntRange(10), help="Images to test on.")
 @click.option("--side", default=48, show_default=True, type=click.IntRange(32), help="Pixels, a multiple of 16.")
-@click.option("-o", "--output", default="edit-study", show_default=True, type=click.Path(file_okay=False), help="Folder.")
+@click.option(
+    "-o", "--output", default="edit-study", show_default=True, type=click.Path(file_okay=False), help="Folder."
+)
 @as_json
 def edit_study(
     data: str | None,

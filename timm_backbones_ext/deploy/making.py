@@ -70,8 +70,8 @@ def deploy_model(
     Args:
         model: A timm model, a `features_only` model or a `Pyramid`, in eval mode on the CPU. It is not changed.
         example: Images (N, C, H, W) in float32, a tensor or an array; or a photo, as a file or an image of pillow.
-        runtime: "auto" for all that are installed, one name, or several: "eager", "compile", "onnxruntime",
-            "openvino", "ncnn".
+        runtime: "auto" for all that are installed but "compile", which compiles for minutes; one name, or several:
+            "eager", "compile", "onnxruntime", "openvino", "ncnn".
         dtype: "float32"; "bfloat16", which changes the function by about a hundredth.
         dynamic: Whether batches and sides may differ from the example's.
         threads: Threads of the runtime; all cores by default.
@@ -134,7 +134,7 @@ def _chosen(runtime: str | Sequence[str], dtype: str) -> list[Runtime]:
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; there is: {', '.join(DTYPES)}")
     if runtime == "auto":
-        return [each for each in installed() if dtype in each.dtypes]
+        return [each for each in installed() if each.automatic and dtype in each.dtypes]
     named = [find(name) for name in ([runtime] if isinstance(runtime, str) else runtime)]
     for each in named:
         if dtype not in each.dtypes:

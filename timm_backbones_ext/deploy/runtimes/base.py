@@ -40,6 +40,8 @@ class Runtime:
     format: ClassVar[str | None] = None
     """Format of its file, as `export` names it; None for a runtime of torch, which keeps the model's weights."""
     dtypes: ClassVar[tuple[str, ...]] = ("float32",)
+    automatic: ClassVar[bool] = True
+    """Whether "auto" tries it."""
     ways: ClassVar[tuple[str, ...]] = ("",)
     """How it can compute, the fastest first; a later one is taken where an earlier one rounds too much."""
 

@@ -13,6 +13,7 @@ class Compile(TorchRuntime):
     """Norms folded, channels-last, compiled by inductor; the first call with a size compiles."""
 
     name = "compile"
+    automatic = False  # inductor compiles for minutes, anew for each process
 
     def graph(self, model: Any, options: Options) -> Callable[..., Any]:
         """The compiled graph."""
