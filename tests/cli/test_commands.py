@@ -84,7 +84,7 @@ def test_edits_are_listed_with_costs_exactness_and_evidence() -> None:
     )
     assert 0 < found["dcn"]["gmacs"] < 0.5
     assert all(item["time_ratio"] > 0 for item in found.values())
-    assert [name for name, item in found.items() if item["merges"]] == ["dilated_reparam", "rep"]
+    assert [name for name, item in found.items() if item["merges"]] == ["dilated_reparam", "lora", "rep"]
     assert "37.4 -> 41.3" in output("edits", "dcn")
 
 

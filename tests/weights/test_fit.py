@@ -174,6 +174,7 @@ def test_torchvisions_vgg_loads() -> None:
     torch.testing.assert_close(model(x), theirs(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::timm_backbones_ext.LicenseWarning")
 def test_convnext_v2s_autoencoders_load_without_the_norm_of_the_head() -> None:
     plain = timm.create_model("convnextv2_tiny", num_classes=0)
     weights = {key: value for key, value in plain.state_dict().items() if not key.startswith("head.")}

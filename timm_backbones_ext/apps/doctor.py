@@ -22,12 +22,15 @@ NEEDED_FOR = {
     "list": "list --html",
     "local-hub": "hub serve, hub mirror, hub fsck",
     "signing": "push --sign, verify --trust",
-    "demo": "demo, depth-study, weights package:NAME",
+    "demo": "demo, depth-study, edit-study, weights package:NAME",
     "detection": "train-detector",
-    "deploy": "export to ONNX",
+    "deploy": "deploy, export, with any runtime",
+    "onnx": "deploy and export with ONNX Runtime",
+    "openvino": "deploy and export with OpenVINO",
+    "ncnn": "deploy and export with ncnn",
 }
 """Commands by the extra that they need; the packages of an extra stand in the metadata."""
-RUNTIMES = ("onnxruntime", "openvino", "ncnn", "MNN", "tensorrt")
+RUNTIMES = ("onnxruntime", "openvino", "ncnn")
 SWITCHES = (
     "TIMM_BACKBONES_EXT_AUTOLOAD",
     "TORCH_DEVICE_BACKEND_AUTOLOAD",

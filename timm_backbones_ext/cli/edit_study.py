@@ -12,11 +12,11 @@ from .verb import verb
 __all__ = ["edit_study"]
 
 
-@verb("edit-study", examples=["timm-ext edit-study --data photos --edit eca --seeds 1"])
+@verb("edit-study", examples=["timm-ext edit-study --data photos --only eca --seeds 1"])
 @click.option(
     "--data", default=None, type=click.Path(file_okay=False), help="Folder; Debian's Fashion-MNIST otherwise."
 )
-@click.option("--edit", "edits", multiple=True, help="Only this edit; can be given more than once.")
+@click.option("--only", multiple=True, help="Only this edit; can be given more than once.")
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="Runs of each net.")
 @click.option("--steps", default=40, show_default=True, type=click.IntRange(4), help="Steps of each run.")
 @click.option("--train", default=2000, show_default=True, type=click.IntRange(10), help="Images to train on.")
@@ -28,7 +28,7 @@ __all__ = ["edit_study"]
 @as_json
 def edit_study(
     data: str | None,
-    edits: tuple[str, ...],
+    only: tuple[str, ...],
     seeds: int,
     steps: int,
     train: int,
@@ -48,7 +48,7 @@ def edit_study(
     sets = [read_images(data, train=train, test=test, side=side)]
     if data is None:
         sets.append(digit_scenes(train=train, test=test, side=side))
-    names, settings = edits or tuple(CANDIDATES), Settings(steps=steps, seeds=seeds)
+    names, settings = only or tuple(CANDIDATES), Settings(steps=steps, seeds=seeds)
     total = len(sets) * runs(names, seeds)
     with nullcontext(_silent) if as_json else progress(total, "run") as step:
         result = run_edit_study(Path(output), sets, candidates=names, settings=settings, step=step)
