@@ -1,7 +1,9 @@
 """The files of a saved backbone: their names, and safetensors files read and written."""
 
 import json
+import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -38,6 +40,8 @@ HINT = "needs_pip_install_timm-backbones-ext"
 """Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Of the tensors of a backbone: floats, and the counts of batch norms."""
+THREADS, SHARE = min(4, os.cpu_count() or 1), 32 << 20
+"""Threads that read a file at most, and the bytes that are worth a thread."""
 LARGEST_HEADER = 10_000_000
 """Bytes; the header of a backbone with 1,000 tensors has 100,000."""
 
@@ -73,13 +77,20 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
     """
     tensors = {key: torch.empty(value.shape, dtype=value.dtype) for key, value in read_header(path).items()}
-    with Path(path).open("rb", buffering=0) as file:
+    with Path(path).open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
-        for key, tensor in tensors.items():
-            file.seek(8 + size + header[key]["data_offsets"][0])
-            if file.readinto(memoryview(tensor.reshape(-1).view(torch.uint8).numpy())) != tensor.nbytes:
-                raise WeightsError(f"{Path(path).name} is damaged: it ends inside {key}")
+
+    def read(keys: list[str]) -> None:
+        with Path(path).open("rb", buffering=0) as file:
+            for key in keys:
+                file.seek(8 + size + header[key]["data_offsets"][0])
+                if file.readinto(memoryview(tensors[key].reshape(-1).view(torch.uint8).numpy())) != tensors[key].nbytes:
+                    raise WeightsError(f"{Path(path).name} is damaged: it ends inside {key}")
+
+    threads = min(THREADS, 1 + Path(path).stat().st_size // SHARE)
+    with ThreadPoolExecutor(threads) as pool:  # to touch new memory takes longer than to copy
+        list(pool.map(read, [list(tensors)[index::threads] for index in range(threads)]))
     return tensors
 
 
