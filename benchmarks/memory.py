@@ -28,7 +28,7 @@ from timm_backbones_ext.memory import kept_bytes
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "training-memory.md"
-NETS = ("ext_resnet50", "ext_convnext_tiny", "ext_efficientnet_b0")
+NETS = ("ext_resnet18", "ext_resnet50", "ext_convnext_tiny", "ext_efficientnet_b0")
 BATCH, SIDE = 4, 160
 GOAL = {"kept": 0.6, "step": 1.1}
 

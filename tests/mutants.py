@@ -1,6 +1,6 @@
 """How many small mistakes the tests of a part catch: a random sample of Cosmic Ray's mutants, each run in a copy.
 
-    make mutants                                     # 200 mutants of all parts; about an hour
+    make mutants                                     # 200 mutants of all parts; hours
     .venv-mutants/bin/python tests/mutants.py --sample 20 --part weights --workers 1
 
 One run with coverage finds which tests run which line. A mutant meets those of its lines, the quickest first; one that

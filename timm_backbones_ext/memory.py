@@ -29,7 +29,7 @@ ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, GELU, nn.SiLU, nn.Hardswish, nn.Leaky
 WIDENING = 4
 """A 1x1 conv that makes so many times more channels is computed again, such as the last of a bottleneck.
 
-An MBConv widens by 6; to compute that again would cost a tenth of the step for memory that is small without it.
+An MBConv widens by 6 and needs little memory without this, so its conv is not computed again.
 """
 
 

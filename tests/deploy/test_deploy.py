@@ -44,6 +44,15 @@ def test_a_deployed_folder_computes_what_the_model_computes(runtime: str, deploy
     assert all(isinstance(each, torch.Tensor) for each in net(x))
 
 
+@pytest.mark.slow
+def test_a_compiled_model_computes_the_same_and_is_saved_and_not_what_auto_tries(tmp_path: Path) -> None:
+    net = tbx.deploy_model(maps_model(), EXAMPLE, "compile", dynamic=False, threads=1)
+    x = torch.randn(EXAMPLE.shape)
+    assert net.facts["runtime"] == "compile"
+    assert errors(load(net.save(tmp_path / "served"))(x), maps_model(), x) <= 1e-5
+    assert "compile" not in [each.name for each in making._chosen("auto", "float32")]
+
+
 def test_the_facts_say_what_the_model_is_and_how_it_was_chosen(deployed) -> None:
     facts = json.loads((deployed("ncnn") / FACTS).read_text())
     assert (facts["architecture"], facts["license"]) == ("ext_test_resnet", "apache-2.0")

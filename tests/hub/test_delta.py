@@ -18,7 +18,7 @@ from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.hub.changes import tensor_changes
 from timm_backbones_ext.saving.folder import load
-from timm_backbones_ext.transport import PATIENCE, Repo
+from timm_backbones_ext.transport import Repo
 
 BASE, WEIGHTS, CONFIG = "timm/test_resnet.r160_in1k", "model.safetensors", "config.json"
 
@@ -29,11 +29,6 @@ def base(local_hub: FaultyHub) -> Iterator[str]:
     model = testing.calibrate(timm.create_model("test_resnet"))
     yield tbx.push_to_hub(model, BASE, as_timm=True).oid
     HfApi().delete_repo(BASE)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PATIENCE, "first_wait", 0.01)
 
 
 def trained(edits: str = "lora", **kwargs: object) -> torch.nn.Module:

@@ -30,15 +30,9 @@ BASE = "as its base"
 
 
 @dataclass(frozen=True)
-class Row:
-    """The facts of one variant."""
+class Row(Listing):
+    """A variant with what it costs and shows."""
 
-    name: str
-    family: str
-    base: str
-    edits: tuple[str, ...]
-    tags: dict[str, str]
-    """Tag -> licence."""
     params: int
     gmacs: float
     """1e9 multiply-adds at `input_size`."""

@@ -1,5 +1,6 @@
 """The commands of `timm-ext` that make a model ready to serve: deploy, export."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,24 @@ __all__ = ["COMMANDS"]
 
 NAMES = ("auto", "eager", "compile", "onnxruntime", "openvino", "ncnn")
 """Those of `deploy/runtimes`, which imports numpy."""
-example_option = click.option("--example", default=None, help="Photo to check and to measure with.")
-static_option = click.option("--static", is_flag=True, help="For the example's size alone.")
-features_option = click.option("--features", is_flag=True, help="The feature maps instead of the classifier.")
-levels_option = click.option("--levels", default=None, callback=numbers, help="Of the feature maps: 1,2,3,4.")
+OPTIONS = (
+    click.option("--example", default=None, help="Photo to check and to measure with."),
+    click.option("--static", is_flag=True, help="For the example's size alone."),
+    click.option("--features", is_flag=True, help="The feature maps instead of the classifier."),
+    click.option("--levels", default=None, callback=numbers, help="Of the feature maps: 1,2,3,4."),
+    overwrite_option,
+    weights_option,
+    edits_option,
+    pretrained_option,
+    as_json,
+)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of both commands: which model, for which images."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
 
 
 @verb("deploy", examples=["timm-ext deploy ext_resnet50 served --pretrained --example photo.jpg"])
@@ -31,15 +46,7 @@ levels_option = click.option("--levels", default=None, callback=numbers, help="O
 @click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
 @click.option("--threads", default=None, type=click.IntRange(1), help="Threads; all cores by default.")
 @click.option("--seconds", default=4.0, show_default=True, help="Time to spend on measuring.")
-@example_option
-@static_option
-@features_option
-@levels_option
-@overwrite_option
-@weights_option
-@edits_option
-@pretrained_option
-@as_json
+@model_options
 def deploy_command(
     source: str,
     folder: str,
@@ -70,15 +77,7 @@ def deploy_command(
 @click.argument("source")
 @click.argument("file", type=click.Path(dir_okay=False))
 @click.option("--opset", default=20, show_default=True, help="Of ONNX; 19 or newer.")
-@example_option
-@static_option
-@features_option
-@levels_option
-@overwrite_option
-@weights_option
-@edits_option
-@pretrained_option
-@as_json
+@model_options
 def export_command(
     source: str, file: str, opset: int, example: str | None, static: bool, overwrite: bool, as_json: bool, **made: Any
 ) -> None:

@@ -17,8 +17,8 @@ INITIALISING = {getattr(init, f"{name}_") for name in ("kaiming_normal", "kaimin
 class WithoutValues(TorchFunctionMode):
     """Within it, tensors on the device `meta` are not filled.
 
-    They have no values, yet torch computes shapes and dtypes for each step of an initialisation: 0.12 of the 0.15
-    seconds that a ConvNeXt-B takes on `meta`.
+    They have no values, yet torch computes shapes and dtypes in Python for each step of an initialisation. For a
+    ConvNeXt-B that takes longer than all else of building it on `meta`.
     """
 
     def __torch_function__(
