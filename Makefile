@@ -48,7 +48,7 @@ test-lowest: | $(filter .venv-uv/bin/uv,$(UV)) ## the fast tests with the lowest
 	UV_PROJECT_ENVIRONMENT=.venv-$* $(UV) sync --locked --quiet --compile-bytecode --no-default-groups --group $*
 	@touch $@
 
-test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/downstream.md
+test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that build on timm, with our models; writes docs/reference/downstream.md
 	rm -rf .cache/clients
 	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist loadfile tests/clients
 	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py tests/clients/test_mmdet.py

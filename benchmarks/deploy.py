@@ -4,7 +4,7 @@
 
 Outputs are compared first. Then both models run in turn, A B A B, on the same image; the median of the ratios of the
 rounds counts, and the quartiles are its spread. After each cell it writes benchmarks/deploy.json and the table in
-docs/deploy.md; with a model and a side it measures that cell again.
+docs/guides/deploy.md; with a model and a side it measures that cell again.
 """
 
 import json
@@ -30,7 +30,7 @@ TARGETS = {
     "convnext_tiny": {224: 1.08, 640: 1.15},
     "efficientnet_b0": {224: 1.4, 640: 1.6},
 }
-PAGE = Path(__file__).parents[1] / "docs" / "deploy.md"
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "deploy.md"
 RESULT = Path(__file__).with_suffix(".json")
 BEGIN, END = "<!-- table: benchmarks/deploy.py -->", "<!-- end of table -->"
 

@@ -4,7 +4,7 @@
 
 For each edit: outputs are compared first, then both models run in turn on the same image, batch 1, float32; the median
 of the ratios counts. With EDITs, only these are measured. Writes
-timm_backbones_ext/catalog/costs.json, which `timm-ext edits` reads, and docs/costs.md.
+timm_backbones_ext/catalog/costs.json, which `timm-ext edits` reads, and docs/reference/costs.md.
 """
 
 import copy
@@ -26,7 +26,7 @@ from timm_backbones_ext import testing
 from timm_backbones_ext.catalog.costs import RATIOS, cost, named_base
 
 SIDE = 224  # pixels
-PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "costs.md"
 
 
 def seconds(model: nn.Module, x: torch.Tensor) -> float:

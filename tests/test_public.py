@@ -14,7 +14,7 @@ import timm_backbones_ext as tbx
 
 MODULES = ("deploy", "models", "testing")
 NAMES = [name for name in tbx.__all__ if name not in (*MODULES, "__version__")]
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "reference.md"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -84,7 +84,7 @@ def test_a_study_that_shows_something_else_is_named(kind: str, depth: int, chang
 
 
 def test_the_page_is_made_from_the_committed_study() -> None:
-    assert (ROOT / "docs" / "depth.md").read_text(encoding="utf-8") == page(MEASURED)
+    assert (ROOT / "docs" / "concepts" / "depth.md").read_text(encoding="utf-8") == page(MEASURED)
 
 
 @pytest.mark.usefixtures("_few")
