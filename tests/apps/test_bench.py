@@ -33,6 +33,7 @@ def run(*args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_prints_a_table_and_writes_json_and_a_chart(tmp_path: Path) -> None:
     file, chart = tmp_path / "bench.json", tmp_path / "bench.svg"
     out = run("--against", "timm,onnxruntime", "--bfloat16", "--file", str(file), "--chart", str(chart))
@@ -73,6 +74,7 @@ class Wrong(OnnxRuntime):
         return lambda x: [1.001 * each for each in run(x)]
 
 
+@pytest.mark.slow
 def test_a_contender_that_computes_something_else_is_left_out_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "find", lambda name: Wrong() if name == "onnxruntime" else find(name))
     out = run("--against", "timm,onnxruntime,mnn")
