@@ -31,6 +31,7 @@ def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         ("delta", "tables", "benchmarks/delta.json", "guides/delta.md"),
         ("deploy", "table", "benchmarks/deploy.json", "guides/deploy.md"),
         ("depthwise", "table", "benchmarks/depthwise.json", "guides/deploy.md"),
+        ("int8", "table", "benchmarks/int8.json", "guides/deploy.md"),
         ("edits", "page", "timm_backbones_ext/catalog/costs.json", "reference/costs.md"),
         ("reliability", "page", "benchmarks/reliability.json", "concepts/reliability.md"),
     ],
