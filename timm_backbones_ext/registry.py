@@ -300,7 +300,7 @@ def _resolved(name: str, cfg: Any, overlay: dict[str, Any] | None) -> dict[str, 
 
 @contextmanager
 def _naming(place: str | None) -> Generator[None]:
-    """Turn any error that timm raises for arguments out of a config.json into a HubError that names the place."""
+    """Turn any error that timm raises for a config.json, or for arguments beside it, into a HubError with the place."""
     try:
         yield
     except (BackboneError, OSError):
@@ -309,8 +309,8 @@ def _naming(place: str | None) -> Generator[None]:
         if place is None:
             raise
         raise HubError(
-            f"{place}: {CONFIG} does not fit any model that this version can build "
-            f"({type(error).__name__}: {error}); nothing was loaded"
+            f"{place}: {CONFIG} does not fit any model that this version can build, or not with the arguments of this "
+            f"call ({type(error).__name__}: {error}); nothing was loaded"
         ) from error
 
 

@@ -48,6 +48,12 @@ def test_the_config_keeps_the_normalisation_of_the_colours(tmp_path: Path) -> No
     assert saved["std"] == [0.229, 0.224, 0.225, 1.0, 1.0]
 
 
+def test_an_argument_that_the_saved_model_cannot_take_is_not_blamed_on_the_config_alone(tmp_path: Path) -> None:
+    tbx.save(timm.create_model("ext_test_resnet", edits="in_chans(5)"), tmp_path)
+    with pytest.raises(tbx.HubError, match=r"or not with the arguments of this call .*conv1\.0 has 5 input channels"):
+        timm.create_model(f"local-dir:{tmp_path}", pretrained=True, in_chans=3)
+
+
 def test_arguments_of_creation_come_back(tmp_path: Path) -> None:
     model = timm.create_model("ext_test_resnet", output_stride=16, edits="dcn(stages=[4])", num_classes=4)
     tbx.save(model, tmp_path)
@@ -174,6 +180,7 @@ def test_a_folder_without_a_fingerprint_cannot_be_verified(tmp_path: Path) -> No
         tbx.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_plain_timm_says_what_to_install(tmp_path: Path) -> None:
     tbx.save(timm.create_model("ext_test_resnet"), tmp_path)
     script = f"import timm; timm.create_model('local-dir:{tmp_path}')"
