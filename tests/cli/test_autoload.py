@@ -43,6 +43,11 @@ def test_models_are_there_whatever_is_imported_first(imports: str) -> None:
     assert python("-W", "error::RuntimeWarning", "-c", code).stderr == ""
 
 
+def test_a_name_of_the_registry_that_is_used_first_knows_the_models() -> None:
+    code = "import timm_backbones_ext as tbx; names = tbx.list_variants(); import timm_backbones_ext.registry as again"
+    assert python("-c", f"{code}; print(again.VARIANTS.keys() == set(names))").stdout == "True\n"
+
+
 def test_torch_alone_imports_neither_timm_nor_us() -> None:
     done = python("-c", "import torch, sys; print([m for m in sys.modules if 'timm' in m])")
     assert done.stdout.strip() == "['_timm_backbones_ext_autoload']"
