@@ -3,6 +3,7 @@
 The Hub client reads its environment when it is imported, so that is set up first.
 """
 
+import doctest
 import os
 import socket
 import sys
@@ -47,7 +48,7 @@ def local_hub() -> Iterator[FaultyHub]:
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()],
+    parsers=[PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/*/*.md"],
     fixtures=["local_hub"],
 ).pytest()

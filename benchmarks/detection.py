@@ -4,7 +4,7 @@
 
 FCOS on `ext_resnet18` learns scenes of real digits, as `timm-ext train-detector` does by default. Three runs start from
 its best state, alike in everything else; each measures mAP before its first step and after each of EPOCHS epochs.
-Writes benchmarks/detection.json, and docs/fine-tuning.md and docs/fine-tuning.png from it.
+Writes benchmarks/detection.json, and docs/guides/fine-tuning.md and docs/guides/fine-tuning.png from it.
 """
 
 import csv
@@ -29,7 +29,7 @@ from timm_backbones_ext.apps.usual import masks_at_half
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "guides"
 BASE, EDITED = "ext_resnet18", "ext_resnet18_dcn"
 RATE = 2e-4
 """Learning rate of the runs that start from a trained detector: a tenth of the one that it was trained with."""
@@ -109,9 +109,10 @@ def page(result: dict) -> str:
         The identity is `timm-ext train-detector --backbone {EDITED} --start runs/{BASE}-digits/best`. Masks that start
         at one half, as in the [paper](https://arxiv.org/abs/1811.11168) and in mmcv, halve what every edited conv gives
         to norms that have learned otherwise: {curves["usual"][0][1]:.3f} at step 0. The residual branches of this
-        detector began with zero weight, as timm's do; where they count for more, [more is lost](insertion.md). At
-        the end the three are {max(last) - min(last):.3f} apart: what was lost can be learned again, and digits are not
-        what deformable convs are for."""
+        detector began with zero weight, as timm's do; where they count for more,
+        [more is lost](../concepts/insertion.md). At the end the three are
+        {max(last) - min(last):.3f} apart: what was lost can be learned again, and digits are not what
+        deformable convs are for."""
     lines = (
         "# Going on from a trained detector",
         "",

@@ -6,7 +6,7 @@
 
 All candidates learn Fashion-MNIST (Debian's package `dataset-fashion-mnist`), some of them scenes of digits. Writes
 timm_backbones_ext/catalog/edit_study.json, which `timm-ext edits` reads, and from it, from the costs and from the
-insertion study docs/which-edit.md.
+insertion study docs/guides/which-edit.md.
 """
 
 import json
@@ -26,7 +26,7 @@ from timm_backbones_ext.catalog.measured import STUDY
 from timm_backbones_ext.console import progress
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "which-edit.md"
+PAGE = HERE.parent / "docs" / "guides" / "which-edit.md"
 SIZES = {"train": 2000, "test": 500, "side": 48}
 ON_DIGITS = ("eca", "kernel(size=7)")
 
@@ -112,8 +112,9 @@ def page(result: dict[str, Any], insertion: dict[str, Any]) -> str:
     return f"""\
 # Which edit should I use?
 
-Made by `benchmarks/edit_study.py` from four sources: what an edit [costs](costs.md), what was published, what is left
-of a trained net [right after the insertion](insertion.md), and a short fine-tuning that was measured here.
+Made by `benchmarks/edit_study.py` from four sources: what an edit [costs](../reference/costs.md), what was published,
+what is left of a trained net [right after the insertion](../concepts/insertion.md), and a short fine-tuning that was
+measured here.
 
 {chooser(insertion)}
 

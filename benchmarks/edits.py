@@ -5,7 +5,7 @@
 For each edit: outputs are compared first, in float64, then both models run in turn on the same image, batch 1, float32;
 the median of the ratios counts. With EDITs, only these are measured; `depthwise_dcn` is what `dcn` would cost on
 depthwise convs, where it is left out. Writes timm_backbones_ext/catalog/costs.json, which `timm-ext edits` reads, and
-docs/costs.md.
+docs/reference/costs.md.
 """
 
 import copy
@@ -32,7 +32,7 @@ from timm_backbones_ext.layers import DeformConv2d
 SIDE, SMALL = 224, 64
 """Pixels at which models are timed, and at which their outputs are compared, in float64."""
 LEFT_OUT, DEPTHWISE = "depthwise_dcn", ("efficientnet_b0", "convnext_tiny")
-PAGE = Path(__file__).parents[1] / "docs" / "costs.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "costs.md"
 
 
 def seconds(model: nn.Module, x: torch.Tensor) -> float:

@@ -4,7 +4,7 @@
     python benchmarks/families.py --page   writes published figures and the page anew
 
 Latency is the median of `ROUNDS` forward passes of one image on one thread. The nets take turns, so that a machine that
-slows down slows all of them. Writes benchmarks/families.json and, from it, docs/families.md.
+slows down slows all of them. Writes benchmarks/families.json and, from it, docs/concepts/families.md.
 """
 
 import json
@@ -24,7 +24,7 @@ from timm_backbones_ext.catalog.description import describe
 from timm_backbones_ext.console import progress
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "families.md"
+PAGE = HERE.parent / "docs" / "concepts" / "families.md"
 ROUNDS = 9
 
 

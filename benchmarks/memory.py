@@ -4,7 +4,7 @@
     python benchmarks/memory.py --page        writes the page anew from the JSON
 
 The three ways take turns, step by step; gradients are compared first. Writes benchmarks/memory.json and
-docs/training-memory.md.
+docs/guides/training-memory.md.
 """
 
 import copy
@@ -27,7 +27,7 @@ from timm_backbones_ext.console import progress
 from timm_backbones_ext.memory import kept_bytes
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "training-memory.md"
+PAGE = HERE.parent / "docs" / "guides" / "training-memory.md"
 NETS = ("ext_resnet18", "ext_resnet50", "ext_convnext_tiny", "ext_efficientnet_b0")
 BATCH, SIDE = 4, 160
 GOAL = {"kept": 0.6, "step": 1.1}

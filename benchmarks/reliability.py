@@ -2,7 +2,7 @@
 
 Every case of tests/faults/cases.py runs against a real server, with content that was uploaded by LFS and by Xet, and
 every attack of tests/faults/attacks.py on a local Hub. Anything but the right weights, a clear error, or the end that
-an attack names, stops the run. It writes reliability.json after each part, and docs/reliability.md from it.
+an attack names, stops the run. It writes reliability.json after each part, and docs/concepts/reliability.md from it.
 
     python benchmarks/reliability.py [--quick] [PART ...]
 
@@ -57,7 +57,7 @@ from timm_backbones_ext.local_hub import LocalHub
 from timm_backbones_ext.local_hub.fsck import fsck
 from timm_backbones_ext.transport import Repo
 
-PAGE, FIGURES = Path(__file__).parents[1] / "docs" / "reliability.md", Path(__file__).with_suffix(".json")
+PAGE, FIGURES = Path(__file__).parents[1] / "docs" / "concepts" / "reliability.md", Path(__file__).with_suffix(".json")
 QUICK = "--quick" in sys.argv
 NAME = "ext_convnext_atto"
 TRANSPORTS = {"LFS": True, "Xet": False}
@@ -127,7 +127,7 @@ def versions() -> str:
 
 
 def page(found: dict[str, Any]) -> str:
-    """docs/reliability.md."""
+    """docs/concepts/reliability.md."""
     head = HEAD.format(name=found["model"], size=found["bytes"] / 1e6, versions=textwrap.fill(found["versions"], 120))
     figures = {**found["requests"], **found["seconds"], **found["resumed"], **found["flipped"]}
     text = head + rows(figures.items()) + FAULTS + rows(found["faults"])

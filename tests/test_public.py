@@ -14,7 +14,7 @@ import timm_backbones_ext as tbx
 
 MODULES = ("deploy", "models", "testing")
 NAMES = [name for name in tbx.__all__ if name not in (*MODULES, "__version__")]
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
+REFERENCE = Path(__file__).parent.parent / "docs" / "reference" / "reference.md"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -34,6 +34,7 @@ def test_no_public_function_is_hidden_by_a_module_of_its_name() -> None:
     assert {item.name for item in pkgutil.iter_modules(tbx.__path__)} & set(tbx.__all__) == set(MODULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "autoload"),
     [

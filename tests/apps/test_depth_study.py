@@ -27,6 +27,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth_study, "digits", lambda: parts)
 
 
+@pytest.mark.slow
 def test_a_study_trains_both_kinds_and_writes_json_and_a_figure(tmp_path: Path) -> None:
     said: list[str] = []
     result = run_study(tmp_path / "study", depths=(20,), seeds=1, epochs=2, step=said.append)
@@ -84,7 +85,7 @@ def test_a_study_that_shows_something_else_is_named(kind: str, depth: int, chang
 
 
 def test_the_page_is_made_from_the_committed_study() -> None:
-    assert (ROOT / "docs" / "depth.md").read_text(encoding="utf-8") == page(MEASURED)
+    assert (ROOT / "docs" / "concepts" / "depth.md").read_text(encoding="utf-8") == page(MEASURED)
 
 
 @pytest.mark.usefixtures("_few")

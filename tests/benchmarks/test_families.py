@@ -43,4 +43,4 @@ def test_nets_are_measured_in_turns() -> None:
 
 
 def test_the_page_is_made_from_the_json() -> None:
-    assert (ROOT / "docs" / "families.md").read_text(encoding="utf-8") == BENCHMARK.page(MEASURED)
+    assert (ROOT / "docs" / "concepts" / "families.md").read_text(encoding="utf-8") == BENCHMARK.page(MEASURED)

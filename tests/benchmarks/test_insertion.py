@@ -27,4 +27,4 @@ def test_several_hundred_crops_were_seen() -> None:
 
 
 def test_the_page_is_made_from_the_json() -> None:
-    assert (ROOT / "docs" / "insertion.md").read_text(encoding="utf-8") == BENCHMARK.page(MEASURED)
+    assert (ROOT / "docs" / "concepts" / "insertion.md").read_text(encoding="utf-8") == BENCHMARK.page(MEASURED)

@@ -27,11 +27,11 @@ def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("benchmark", "make", "figures", "page"),
     [
-        ("memory", "page", "benchmarks/memory.json", "training-memory.md"),
-        ("delta", "tables", "benchmarks/delta.json", "delta.md"),
-        ("deploy", "table", "benchmarks/deploy.json", "deploy.md"),
-        ("edits", "page", "timm_backbones_ext/catalog/costs.json", "costs.md"),
-        ("reliability", "page", "benchmarks/reliability.json", "reliability.md"),
+        ("memory", "page", "benchmarks/memory.json", "guides/training-memory.md"),
+        ("delta", "tables", "benchmarks/delta.json", "guides/delta.md"),
+        ("deploy", "table", "benchmarks/deploy.json", "guides/deploy.md"),
+        ("edits", "page", "timm_backbones_ext/catalog/costs.json", "reference/costs.md"),
+        ("reliability", "page", "benchmarks/reliability.json", "concepts/reliability.md"),
     ],
     indirect=["benchmark"],
 )

@@ -33,6 +33,7 @@ def rates(model: nn.Module) -> set[float]:
     return {group["lr_scale"] for group in optimizer.param_groups}
 
 
+@pytest.mark.slow
 def test_a_nan_offset_kills_the_process_in_torchvision() -> None:
     """When red: delete `_nan_into_mask` in layers/deform.py."""
     code = (
@@ -126,7 +127,7 @@ def test_transformers_resets_the_statistics_of_pretrained_stock_batch_norms(name
 
 
 def test_torchvisions_backbone_with_fpn_takes_no_stock_efficientnet_or_convnext() -> None:
-    """When red: the sentence on `BackboneWithFPN` in docs/detection.md is to be changed; no code goes."""
+    """When red: the sentence on `BackboneWithFPN` in docs/guides/detection.md is to be changed; no code goes."""
     for name, layer in (("efficientnet_b0", "blocks.1"), ("convnext_atto", "stages.1")):
         with pytest.raises(ValueError, match="return_layers are not present"):
             BackboneWithFPN(timm.create_model(name), {layer: "1"}, [16], 16)
@@ -161,7 +162,7 @@ def test_doubling_the_maps_of_a_stock_backbone_misses_the_finer_map() -> None:
 
 @pytest.mark.parametrize("kind", ["list", "dict"])
 def test_timm_cannot_make_a_feature_model_of_an_efficientnet_by_its_sequence(kind: str) -> None:
-    """When red: nothing goes; docs/features.md counts it among the differences."""
+    """When red: nothing goes; docs/guides/features.md counts it among the differences."""
     with pytest.raises(AssertionError, match="are not present in model"):
         timm.create_model("efficientnet_b0", features_only=True, feature_cls=kind)
 

@@ -1,8 +1,8 @@
 """Real packages that take `ext_*` names, each in a file of its own: `make test-clients`.
 
 Nothing is downloaded: weights are random, images are small. A test's docstring says what was run and becomes a row of
-the table in docs/downstream.md; an expected failure's reason becomes its remark. `table.py` makes the page from the
-results that this plugin writes.
+the table in docs/reference/downstream.md; an expected failure's reason becomes its remark. `table.py` makes the page
+from the results that this plugin writes.
 """
 
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""Writes docs/downstream.md from the results of the last `make test-clients`."""
+"""Writes docs/reference/downstream.md from the results of the last `make test-clients`."""
 
 import importlib.metadata
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import NAMES, RESULTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "downstream.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "downstream.md"
 BETWEEN = "<!-- results: made by make test-clients -->\n", "<!-- end of results -->\n"
 BESIDE = ("torch", "torchvision", "timm", "huggingface_hub", "numpy")
 

@@ -1,7 +1,7 @@
 """What networks, strangers and other users may do to a local Hub, as things that are done to a running one.
 
 Each attack returns how often it was tried; whatever is not as its text says is an AssertionError. `test_attacks.py`
-runs them all, and `benchmarks/reliability.py` writes the texts and the counts to docs/reliability.md.
+runs them all, and `benchmarks/reliability.py` writes the texts and the counts to docs/concepts/reliability.md.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What may go wrong between a Hub and a user, as things that are done to a real server, cache or repo.
 
 Each case ends in the right weights or in an error that a user understands. `test_faults.py` runs them all, and
-`benchmarks/reliability.py` writes what they said to docs/reliability.md.
+`benchmarks/reliability.py` writes what they said to docs/concepts/reliability.md.
 """
 
 import json

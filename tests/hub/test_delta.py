@@ -364,6 +364,7 @@ def test_nan_in_the_difference_or_in_the_base_is_not_sent(apart: tuple[Path, Pat
     assert not HfApi().repo_exists("me/nan")
 
 
+@pytest.mark.slow
 def test_the_command_line_pushes_shows_and_pulls_a_difference(tmp_path: Path) -> None:
     tbx.save(trained(), tmp_path / "whole")
     run = CliRunner()

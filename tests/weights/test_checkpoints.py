@@ -363,6 +363,7 @@ def test_weights_averaged_over_training_are_taken_first() -> None:
     assert (model.fc.bias == 2).all()
 
 
+@pytest.mark.slow
 def test_the_eps_of_torchvisions_larger_efficientnets_is_saved(tmp_path) -> None:
     model = timm.create_model("ext_efficientnet_b5", num_classes=10)
     with torch.device("meta"):

@@ -30,7 +30,7 @@ def sign_folder(folder: Path, key: str | Path) -> None:
     """
     hashing, signing, _ = _library()
     if not Path(key).is_file():
-        raise FileNotFoundError(f"no private key {key}; docs/sharing.md says how to make one")
+        raise FileNotFoundError(f"no private key {key}; docs/guides/sharing.md says how to make one")
     try:
         config = signing.Config().use_elliptic_key_signer(private_key=Path(key))
         config.set_hashing_config(_only_pulled(hashing, folder)).sign(folder, folder / SIGNATURE)
