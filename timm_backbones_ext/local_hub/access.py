@@ -20,11 +20,6 @@ class User:
     """"read", "write" (in the own namespace and those of the teams), or "admin" (everywhere)."""
     teams: tuple[str, ...] = ()
 
-    @property
-    def writes(self) -> bool:
-        """Whether the user may write anywhere."""
-        return self.role != "read"
-
     def owns(self, repo: str) -> bool:
         """Whether a repo is in a namespace of the user's."""
         return self.role == "admin" or repo.partition("/")[0] in (self.name, *self.teams)
@@ -57,7 +52,7 @@ class Tokens:
         self.read = parse_tokens(self.file.read_text()) if self.file else {}
 
     def user(self, token: str) -> User | None:
-        """The user of a token."""
+        """The user of a token; None if nobody has it."""
         if not self.required:
             return User("local", "admin")
         try:

@@ -30,7 +30,9 @@ def tree(files: Mapping[str, File]) -> dict[str, dict[str, Any]]:
 
 def _entry(file: File) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "oid": file.git, "size": file.size, "path": file.path}
-    return {**entry, "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else entry
+    if file.lfs:  # the tree calls the hash by one name, and a model by the other
+        entry["lfs"] = {"oid": file.sha256, "sha256": file.sha256, "size": file.size, "pointerSize": 134}
+    return entry
 
 
 def commit_entry(commit: Commit) -> dict[str, Any]:
@@ -50,13 +52,7 @@ def refs(known: Mapping[str, str]) -> dict[str, Any]:
 
 def model_info(repo: str, history: Sequence[Commit], files: Mapping[str, File], private: bool) -> dict[str, Any]:
     """A repo at the newest commit of a history."""
-    siblings = []
-    for path, file in files.items():
-        item = {"rfilename": path, **_entry(file), "blobId": file.git}
-        if file.lfs:
-            item["lfs"] = {"sha256": file.sha256, **item["lfs"]}
-        siblings.append(item)
-    about = {"id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": history[0].oid, "tags": []}
+    about = {"id": repo, "author": repo.partition("/")[0], "private": private, "gated": False, "tags": []}
     dates = {"createdAt": iso(history[-1].date), "lastModified": iso(history[0].date)}
-    state = {"private": private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
-    return {**about, **dates, **state, "siblings": siblings}
+    siblings = [{"rfilename": path, "blobId": file.git, **_entry(file)} for path, file in files.items()]
+    return {**about, **dates, "sha": history[0].oid, "siblings": siblings}

@@ -29,9 +29,9 @@ class Blobs:
         path = self.path(sha256)
         return path.stat().st_size if path.is_file() else None
 
-    def put(self, content: bytes | Iterable[bytes], sha256: str = "", size: int | None = None) -> str:
-        """Keep content, whole or in chunks; returns its sha256."""
-        with Incoming(self, sha256, size) as file:
+    def put(self, content: bytes | Iterable[bytes], sha256: str = "") -> str:
+        """Keep content, whole or in chunks; returns its sha256, which has to be the one that is given."""
+        with Incoming(self, sha256) as file:
             for chunk in [content] if isinstance(content, bytes) else content:
                 file.write(chunk)
             return file.keep()
@@ -46,17 +46,10 @@ class Blobs:
 
 
 class Incoming:
-    """A file that is hashed as it is written, and gone unless it is kept.
+    """A file that is hashed as it is written, and gone unless it is kept."""
 
-    Args:
-        blobs: Where it is kept.
-        sha256: What it has to hash to; anything, if that is empty.
-        size: Bytes that it has to have.
-    """
-
-    def __init__(self, blobs: Blobs, sha256: str = "", size: int | None = None) -> None:
-        self.blobs, self.sha256, self.size = blobs, sha256, size
-        self.hash, self.written = hashlib.sha256(), 0
+    def __init__(self, blobs: Blobs, sha256: str = "") -> None:
+        self.blobs, self.sha256, self.hash = blobs, sha256, hashlib.sha256()
         self.file = tempfile.NamedTemporaryFile(dir=blobs.folder, prefix="incoming-", delete=False)  # noqa: SIM115 - closed in __exit__
 
     def __enter__(self) -> "Incoming":
@@ -68,19 +61,15 @@ class Incoming:
         Path(self.file.name).unlink(missing_ok=True)
 
     def write(self, chunk: bytes) -> None:
-        """Append a chunk; Refused if that makes more than was said."""
-        self.written += len(chunk)
-        if self.size is not None and self.written > self.size:
-            raise Refused(400, "BadDigest", f"expected {self.size} bytes; got more")
+        """Append a chunk."""
         self.file.write(chunk)
         self.hash.update(chunk)
 
     def keep(self) -> str:
-        """Put the file in its place; Refused if it has another size or hash than was said."""
+        """Put the file in its place; Refused if it has another hash than was given."""
         got = self.hash.hexdigest()
-        if self.sha256 not in ("", got) or self.size not in (None, self.written):
-            said = f"expected content with sha256 {self.sha256}"
-            raise Refused(400, "BadDigest", f"{said}; got {self.written} bytes with {got}")
+        if self.sha256 not in ("", got):
+            raise Refused(400, "BadDigest", f"expected content with sha256 {self.sha256}; got {got}")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()

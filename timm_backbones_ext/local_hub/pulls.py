@@ -7,7 +7,7 @@ from .answers import iso
 from .names import Refused
 from .store import Store
 
-__all__ = ["author_of", "details", "listing", "open_pull", "set_status"]
+__all__ = ["details", "listing", "open_pull", "set_status"]
 
 
 def open_pull(store: Store, repo: str, title: str, author: str, head: str) -> int:
@@ -25,24 +25,18 @@ def listing(store: Store, repo: str) -> dict[str, Any]:
     return {"discussions": [details(store, repo, num) for (num,) in rows], "count": len(rows), "start": 0}
 
 
-def author_of(store: Store, repo: str, num: int) -> str:
-    """Who opened a pull request."""
-    return details(store, repo, num)["author"]["name"]
-
-
 def details(store: Store, repo: str, num: int) -> dict[str, Any]:
     """A pull request as the Hub writes it."""
-    query = "SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?"
-    for title, author, date, status in store.run(query, repo, num):
-        refs, changes = store.refs(repo), {"base": "refs/heads/main"}
-        head = refs[f"pr/{num}"]
-        behind = status == "open" and refs["heads/main"] not in [commit.oid for commit in store.history(repo, head)]
-        if status == "merged":
-            changes["mergeCommitId"] = head
-        about = {"num": num, "title": title, "createdAt": iso(date), "author": {"name": author}, "status": status}
-        state = {"isPullRequest": True, "changes": changes, "filesWithConflicts": behind, "diff": "", "events": []}
-        return {**about, **state, "repo": {"name": repo, "type": "model"}}
-    raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+    rows = store.run("SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?", repo, num)
+    if not rows:
+        raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+    title, author, date, status = rows[0]
+    refs, head = store.refs(repo), store.resolve(repo, f"refs/pr/{num}")
+    behind = status == "open" and refs["heads/main"] not in [commit.oid for commit in store.history(repo, head)]
+    about = {"num": num, "title": title, "createdAt": iso(date), "author": {"name": author}, "status": status}
+    changes = {"base": "refs/heads/main", "mergeCommitId": head if status == "merged" else None}
+    state = {"isPullRequest": True, "changes": changes, "filesWithConflicts": behind, "diff": "", "events": []}
+    return {**about, **state, "repo": {"name": repo, "type": "model"}}
 
 
 def set_status(store: Store, repo: str, num: int, status: str, by: str) -> dict[str, Any]:

@@ -4,21 +4,19 @@ Each route names who may call it and how long its body may be; `web` sees to bot
 """
 # ruff: noqa: D102 - the table of routes says what each method answers
 
-from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from . import answers, pulls
 from .access import Tokens, User
 from .names import Refused
-from .store import Store
 from .uploads import Uploads
-from .web import HANDLERS, Call, Door, entry, route
+from .web import Call, entry, route
 
 __all__ = ["Hub"]
 
@@ -30,22 +28,18 @@ NO_TALK = "this Hub keeps pull requests, and neither discussions nor comments"
 NO_MOVES = "this Hub does not rename repos; push to the new id and delete the old one"
 
 
+@dataclass
 class Hub(Uploads):
     """The routes and what they answer."""
 
-    def __init__(self, store: Store, tokens: Tokens, public_url: str = "", storage_port: int | None = None) -> None:
-        super().__init__(store, public_url, storage_port)
-        self.tokens = tokens
-
-    def app(self, hosts: Collection[str]) -> ASGIApp:
-        """The ASGI application, for requests to hosts of these names."""
-        return Door(Starlette(routes=self.routes(), exception_handlers=HANDLERS), hosts)
+    tokens: Tokens
 
     def routes(self) -> list[Route]:
         """All routes: method, path, who may call, what is done, and how long a body may be."""
+        store = self.store
         return [
             route("GET", "/api/whoami-v2", self.user, self.whoami),
-            route("POST", "/api/validate-yaml", self.anyone, self.validate_yaml, MB),
+            route("POST", "/api/validate-yaml", self.anyone, lambda call: {"errors": [], "warnings": []}, MB),
             route("POST", "/api/repos/create", self.writer, self.create_repo, SMALL),
             route("DELETE", "/api/repos/delete", self.writer, self.delete_repo, SMALL),
             route("POST", "/api/repos/move", self.writer, self.move_repo),
@@ -55,14 +49,14 @@ class Hub(Uploads):
             route("GET", REPO + "/tree/{revision}", self.reader, self.tree),
             route("GET", REPO + "/tree/{revision}/{path:path}", self.reader, self.tree),
             route("POST", REPO + "/paths-info/{revision}", self.reader, self.paths_info, MB),
-            route("GET", REPO + "/refs", self.reader, self.refs),
+            route("GET", REPO + "/refs", self.reader, lambda call: answers.refs(store.refs(call.repo))),
             route("GET", REPO + "/commits/{revision}", self.reader, self.commits),
             route("PUT", REPO + "/settings", self.owner, self.settings, SMALL),
-            route("POST", REPO + "/branch/{branch}", self.owner, self.create_branch, SMALL),
-            route("DELETE", REPO + "/branch/{branch}", self.owner, self.delete_branch),
+            route("POST", REPO + "/branch/{ref}", self.owner, self.create_branch, SMALL),
             route("POST", REPO + "/tag/{revision}", self.owner, self.create_tag, SMALL),
-            route("DELETE", REPO + "/tag/{tag}", self.owner, self.delete_tag),
-            route("GET", REPO + "/discussions", self.reader, self.list_pulls),
+            route("DELETE", REPO + "/branch/{ref}", self.owner, partial(self.delete_ref, "heads")),
+            route("DELETE", REPO + "/tag/{ref}", self.owner, partial(self.delete_ref, "tags")),
+            route("GET", REPO + "/discussions", self.reader, lambda call: pulls.listing(store, call.repo)),
             route("POST", REPO + "/discussions", self.contributor, self.open_pull, SMALL),
             route("GET", REPO + "/discussions/{num:int}", self.reader, self.pull),
             route("POST", REPO + "/discussions/{num:int}/{action}", self.contributor, self.set_status, SMALL),
@@ -88,15 +82,14 @@ class Hub(Uploads):
 
     def writer(self, call: Call) -> None:
         self.user(call)
-        if call.who and not call.who.writes:
+        if call.who and call.who.role == "read":
             raise Refused(403, "Forbidden", f"the token of {call.name} may read only")
 
     def reader(self, call: Call) -> None:
         self.anyone(call)
         call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
 
-    def contributor(self, call: Call) -> None:
-        """One who may propose changes."""
+    def contributor(self, call: Call) -> None:  # who may propose changes
         self.reader(call)
         self.writer(call)
 
@@ -115,14 +108,9 @@ class Hub(Uploads):
 
     def whoami(self, call: Call) -> Any:
         who = call.who or User("")
-        token = {"displayName": "local", "role": "write" if who.writes else "read"}
-        auth = {"type": "access_token", "accessToken": token}
-        orgs = [{"type": "org", "name": team, "fullname": team} for team in who.teams]
-        return {"type": "user", "id": who.name, "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
-
-    def validate_yaml(self, call: Call) -> Any:
-        """No card is read here, so none is wrong; the client asks before it sends one."""
-        return {"errors": [], "warnings": []}
+        auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": who.role}}
+        orgs = [{"type": "org", "name": team} for team in who.teams]
+        return {"type": "user", "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
 
     def asked_repo(self, call: Call) -> str:
         """The id of a repo that is to be made or deleted; it is in a namespace of the user's."""
@@ -133,32 +121,23 @@ class Hub(Uploads):
         return repo
 
     def create_repo(self, call: Call) -> Any:
-        repo, asked = self.asked_repo(call), call.asked
-        answer = {"url": f"{self.origin(call)}/{repo}", "name": repo, "id": repo}
-        private = entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)
-        try:
-            self.store.create_repo(repo, private=private, author=call.name)
-        except Refused as error:
-            if error.status != 409:
-                raise
-            return JSONResponse({**answer, "error": str(error)}, 409, headers={"X-Error-Message": str(error)})
-        return answer
+        repo = self.asked_repo(call)
+        answer = {"url": f"{self.origin(call)}/{repo}"}
+        if self.store.create_repo(repo, asks_private(call.asked), call.name):
+            return answer
+        return JSONResponse({**answer, "error": f"A model repository called {repo!r} already exists"}, 409)
 
     def delete_repo(self, call: Call) -> Any:
         self.store.delete_repo(self.readable(call, self.asked_repo(call)))
-        return {}
 
     def move_repo(self, call: Call) -> Any:
         raise Refused(501, "NotImplemented", NO_MOVES)
 
     def settings(self, call: Call) -> Any:
-        asked = call.asked
-        if asked.get("gated"):
+        if call.asked.get("gated"):
             raise Refused(501, "NotImplemented", NO_GATES)
-        visibility = entry(asked, "visibility", str, "private" if entry(asked, "private", bool, False) else "public")
-        if {"visibility", "private"} & asked.keys():
-            self.store.set_private(call.repo, visibility == "private")
-        return {}
+        if {"visibility", "private"} & call.asked.keys():
+            self.store.run("UPDATE repos SET private = ? WHERE id = ?", asks_private(call.asked), call.repo)
 
     def list_models(self, call: Call) -> Any:
         search, author = call.query_params.get("search", "").lower(), call.query_params.get("author")
@@ -185,17 +164,14 @@ class Hub(Uploads):
         folder, deep = call.part("path").strip("/"), call.query_params.get("recursive", "").lower() in ("1", "true")
         if folder and found.get(folder, {}).get("type") != "directory":
             raise Refused(404, "EntryNotFound", f"{folder} is no folder of {call.part('revision')}")
-        start = len(folder) + 1 if folder else 0
-        below = [path for path in found if path[:start].rstrip("/") == folder and path != folder]
-        return [found[path] for path in below if deep or "/" not in path[start:]]
+        start = f"{folder}/" if folder else ""
+        below = {path.removeprefix(start): item for path, item in found.items() if path.startswith(start)}
+        return [item for path, item in below.items() if deep or "/" not in path]
 
     def paths_info(self, call: Call) -> Any:
         paths = parse_qs(call.content.decode()).get("paths", [])
         found = answers.tree(self.store.files(call.repo, self.revision(call)))
         return [found[path] for path in dict.fromkeys(paths) if path in found]
-
-    def refs(self, call: Call) -> Any:
-        return answers.refs(self.store.refs(call.repo))
 
     def commits(self, call: Call) -> Any:
         return [answers.commit_entry(commit) for commit in self.store.history(call.repo, self.revision(call))]
@@ -218,25 +194,13 @@ class Hub(Uploads):
 
     def create_branch(self, call: Call) -> Any:
         start = self.store.resolve(call.repo, entry(call.asked, "startingPoint", str, "main"))
-        self.store.create_ref(call.repo, "heads", call.part("branch"), start)
-        return {}
+        self.store.create_ref(call.repo, "heads", call.part("ref"), start)
 
     def create_tag(self, call: Call) -> Any:
         self.store.create_ref(call.repo, "tags", entry(call.asked, "tag"), self.revision(call))
-        return {}
 
-    def delete_branch(self, call: Call) -> Any:
-        if call.part("branch") == "main":
-            raise Refused(403, "Forbidden", "Cannot delete refs/heads/main")
-        self.store.delete_ref(call.repo, "heads", call.part("branch"))
-        return {}
-
-    def delete_tag(self, call: Call) -> Any:
-        self.store.delete_ref(call.repo, "tags", call.part("tag"))
-        return {}
-
-    def list_pulls(self, call: Call) -> Any:
-        return pulls.listing(self.store, call.repo)
+    def delete_ref(self, kind: str, call: Call) -> Any:
+        self.store.delete_ref(call.repo, f"{kind}/{call.part('ref')}")
 
     def pull(self, call: Call) -> Any:
         return pulls.details(self.store, call.repo, call.path_params["num"])
@@ -255,6 +219,11 @@ class Hub(Uploads):
             raise Refused(501, "NotImplemented", NO_TALK)
         if status not in ("merged" if action == "merge" else "open", "closed"):
             raise Refused(400, "BadRequest", f"expected the status open or closed; got {status!r}")
-        if status == "merged" or pulls.author_of(self.store, call.repo, num) != call.name:
+        if status == "merged" or pulls.details(self.store, call.repo, num)["author"]["name"] != call.name:
             call.must_own(call.repo)
         return pulls.set_status(self.store, call.repo, num, status, call.name)
+
+
+def asks_private(asked: Any) -> bool:
+    """Whether a repo is to be private, as clients of huggingface_hub 2 and 1 say it."""
+    return entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)

@@ -94,8 +94,7 @@ class Store:
         self.root, self._own = Path(root), threading.local()
         self.blobs = Blobs(self.root / "blobs")
         self._file = self.root / "hub.sqlite"
-        self._file.touch()
-        self._file.chmod(0o600)
+        self._file.touch(0o600)
         with self.database() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -131,15 +130,16 @@ class Store:
 
     # repos
 
-    def create_repo(self, repo: str, private: bool = False, author: str = "local") -> None:
-        """Make a repo with a first commit on `main`; Refused if the id is taken, whatever its upper case."""
+    def create_repo(self, repo: str, private: bool = False, author: str = "local") -> bool:
+        """Make a repo with a first commit on `main`; returns False if the id is taken, whatever its upper case."""
         checked_repo(repo)
         first = File(".gitattributes", self.blobs.put(ATTRIBUTES), len(ATTRIBUTES), git_blob_id(ATTRIBUTES), lfs=False)
         with self.database(write=True):
             if self.find(repo):
-                raise Refused(409, "Conflict", f"A model repository called {repo!r} already exists")
+                return False
             self.run("INSERT INTO repos VALUES (?, ?)", repo, private)
             self._insert(repo, "heads/main", Draft("initial commit", "", author), None, [first])
+        return True
 
     def delete_repo(self, repo: str) -> None:
         """Forget a repo; `fsck --gc` frees what only it held."""
@@ -150,13 +150,8 @@ class Store:
 
     def find(self, repo: str) -> tuple[str, bool] | None:
         """The id of a repo as it was made, and whether it is private."""
-        return next(
-            ((name, bool(private)) for name, private in self.run("SELECT * FROM repos WHERE id = ?", repo)), None
-        )
-
-    def set_private(self, repo: str, private: bool) -> None:
-        """Make a repo private or public."""
-        self.run("UPDATE repos SET private = ? WHERE id = ?", private, repo)
+        rows = self.run("SELECT id, private FROM repos WHERE id = ?", repo)
+        return (rows[0][0], bool(rows[0][1])) if rows else None
 
     def repos(self) -> dict[str, bool]:
         """Ids of all repos, and whether each is private."""
@@ -192,10 +187,12 @@ class Store:
             checked_tree([*known, name])
             self.move(repo, f"{kind}/{name}", oid)
 
-    def delete_ref(self, repo: str, kind: str, name: str) -> None:
-        """Delete a branch or tag."""
-        with self.database(write=True) as db:
-            if not db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, f"{kind}/{name}")).rowcount:
+    def delete_ref(self, repo: str, name: str) -> None:
+        """Delete a branch or tag, but `main`."""
+        if name == "heads/main":
+            raise Refused(403, "Forbidden", "Cannot delete refs/heads/main")
+        with self.database() as db:
+            if not db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, name)).rowcount:
                 raise Refused(404, "RevisionNotFound", f"Invalid rev id: {name}")
 
     # content and commits
@@ -207,14 +204,12 @@ class Store:
 
     def history(self, repo: str, oid: str) -> list[Commit]:
         """A commit and those before it."""
-        query = """
-        WITH RECURSIVE line (oid, depth) AS (
-            SELECT ?2, 0 UNION ALL
-            SELECT parent, depth + 1 FROM commits JOIN line USING (oid) WHERE repo = ?1 AND parent IS NOT NULL
-        ) SELECT oid, parent, title, message, author, date
-        FROM commits JOIN line USING (oid) WHERE repo = ?1 ORDER BY depth
-        """
-        return [Commit(*row) for row in self.run(query, repo, oid)]
+        rows = self.run("SELECT oid, parent, title, message, author, date FROM commits WHERE repo = ?", repo)
+        known = {row[0]: Commit(*row) for row in rows}
+        line = [known[oid]]
+        while parent := line[-1].parent:
+            line.append(known[parent])
+        return line
 
     def holds(self, repo: str, sha256: str) -> bool:
         """Whether content belongs to a repo: a commit of it has it, or it was uploaded to it."""
@@ -227,19 +222,10 @@ class Store:
         self.run("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", repo, sha256, time.time())
 
     def commit(self, repo: str, ref: str, draft: Draft, parent: str = "") -> str:
-        """Add and delete files in one step, and move a ref that is there to the new commit.
+        """Add and delete files in one step, and move a ref such as `heads/main` to the new commit, which is returned.
 
-        Args:
-            repo: The repo.
-            ref: Such as `heads/main`.
-            draft: What changes.
-            parent: Commit that the ref has to be at, or the start of its id.
-
-        Returns:
-            The new commit.
-
-        Raises:
-            Refused: The ref is not at `parent`, a path leads out of the repo, or content was not uploaded to this repo.
+        Refused: the ref is not at `parent` (the start of an id), a path leads out of the repo, or content was not
+        uploaded to this repo.
         """
         with self.database(write=True):
             head = self.resolve(repo, f"refs/{ref}")

@@ -2,6 +2,8 @@
 
 from base64 import b64decode
 from binascii import Error as NotBase64
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from secrets import token_bytes, token_hex
 from time import time
@@ -26,24 +28,22 @@ LFS_SIZE, LARGEST_FILE = 1 << 20, 1 << 40
 LINK_SECONDS = 3600
 
 
+@dataclass
 class Uploads:
-    """What a Hub does with content.
+    """What a Hub does with content."""
 
-    Args:
-        store: Where it is kept.
-        public_url: What clients call this server, if that is not its address.
-        storage_port: Port that links to content lead to, if it is another than that of the API.
-    """
-
-    def __init__(self, store: Store, public_url: str, storage_port: int | None) -> None:
-        self.store, self.signer = store, URLSafeTimedSerializer(token_bytes())
-        self.public_url, self.storage_port = public_url.rstrip("/"), storage_port
+    store: Store
+    public_url: str
+    """What clients call this server, if that is not its address."""
+    storage_port: int | None
+    """Port that links to content lead to, if it is another than that of the API."""
+    signer: URLSafeTimedSerializer = field(init=False, default_factory=lambda: URLSafeTimedSerializer(token_bytes()))
 
     def storage_routes(self) -> list[Route]:
         """The routes whose permission is in the link, or in the token of one upload."""
         xet, link = "/xet/{upload}", "/storage/{sha256}"
         return [
-            route("GET", link, self.may_get, self.send_blob),
+            route("GET", link, partial(self.bound, "GET"), self.send_blob),
             Route(link, self.receive_blob, methods=["PUT"]),
             route("POST", f"{xet}/v1/xorbs/default/{{name}}", self.may_upload, self.receive_xorb, LARGEST_XORB),
             route("POST", f"{xet}/v1/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
@@ -51,11 +51,8 @@ class Uploads:
 
     def origin(self, call: Call, port: int | None = None) -> str:
         """Scheme, host and port that the client called, or the public ones; with another port, if there is one."""
-        netloc = call.headers["host"]
-        if port:
-            host = netloc if netloc.endswith("]") else netloc.rpartition(":")[0] or netloc
-            netloc = f"{host}:{port}"
-        return self.public_url or f"http://{netloc}"
+        called = call.base_url.replace(port=port) if port else call.base_url
+        return self.public_url or str(called).rstrip("/")
 
     def link(self, call: Call, method: str, digest: str, *bound: object) -> str:
         """A link to content; one to send content to is bound to its size and repo."""
@@ -71,13 +68,15 @@ class Uploads:
 
     # the storage
 
-    def may_get(self, call: Call) -> None:
-        """Refuse a link that this server did not make for this content, or that is too old."""
-        if self.signed(call.query_params.get("signed", ""), "GET") != [call.part("sha256")]:
+    def bound(self, method: str, request: Request) -> list[Any]:
+        """What a link is bound to; Refused if this server did not make it for this content, or if it is too old."""
+        digest, *bound = self.signed(request.query_params.get("signed", ""), method)
+        if digest != request.path_params["sha256"]:
             raise Refused(403, "AccessDenied", "the link is for other content")
+        return bound
 
     def send_blob(self, call: Call) -> Response:
-        """Send content."""
+        """Send the content of a link."""
         digest = call.part("sha256")
         if self.store.blobs.size(digest) is None:
             raise Refused(404, "EntryNotFound", f"{digest} is missing; run `timm-ext hub fsck`")
@@ -90,10 +89,8 @@ class Uploads:
 
     async def receive_blob(self, request: Request) -> Response:
         """Keep content if it is what its link says; it goes to the disk as it arrives."""
-        digest, size, repo = self.signed(request.query_params.get("signed", ""), "PUT")
-        if digest != request.path_params["sha256"]:
-            raise Refused(403, "AccessDenied", "the link is for other content")
-        with await in_thread(Incoming, self.store.blobs, digest, size) as file:
+        (size, repo), digest = self.bound("PUT", request), request.path_params["sha256"]
+        with await in_thread(Incoming, self.store.blobs, digest) as file:
             async for chunk in chunks(request, size):
                 await in_thread(file.write, chunk)
             await in_thread(file.keep)
@@ -142,7 +139,7 @@ class Uploads:
     def lfs_batch(self, call: Call) -> Response:
         """Links to upload what a repo lacks, for writers; or to download what it holds."""
         upload = entry(call.asked, "operation", str, "") == "upload"
-        if upload and not (call.who and call.who.writes):
+        if upload and (call.who is None or call.who.role == "read"):
             raise Refused(403 if call.who else 401, "Unauthorized", "a token that may write is needed to upload")
         objects = []
         for item in entry(call.asked, "objects", list):
@@ -181,8 +178,8 @@ class Uploads:
         ref = revision[5:] if revision.startswith("refs/") else f"heads/{revision}"
         if ref.startswith("tags/") or ref not in self.store.refs(call.repo):
             raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        mine = ref.startswith("pr/") and pulls.author_of(self.store, call.repo, int(ref[3:])) == call.name
-        if not mine and call.query_params.get("create_pr") != "1":
+        opened_by = pulls.details(self.store, call.repo, int(ref[3:]))["author"] if ref.startswith("pr/") else {}
+        if opened_by != {"name": call.name} and call.query_params.get("create_pr") != "1":
             call.must_own(call.repo)
         return ref
 

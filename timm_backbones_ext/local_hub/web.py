@@ -10,6 +10,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool as in_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -20,9 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from .access import User
 from .names import Refused
 
-__all__ = ["HANDLERS", "Call", "Door", "chunks", "entry", "in_thread", "read", "route"]
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+__all__ = ["Call", "application", "chunks", "entry", "in_thread", "read", "route"]
 
 
 def read(text: bytes) -> dict[str, Any]:
@@ -69,8 +68,8 @@ class Call(Request):
         return read(self.content)
 
     def must_own(self, repo: str) -> None:
-        """Refuse users of other namespaces."""
-        if self.who is None or not (self.who.writes and self.who.owns(repo)):
+        """Refuse users of other namespaces; that a user may write at all is known by then."""
+        if self.who is None or not self.who.owns(repo):
             raise Refused(403, "Forbidden", f"{self.name or 'a stranger'} may not write to {repo}")
 
     def part(self, name: str) -> str:
@@ -91,7 +90,7 @@ async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
         raise Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
 
 
-def route(method: str, path: str, check: Callable[[Call], None], work: Callable[[Call], Any], limit: int = 0) -> Route:
+def route(method: str, path: str, check: Callable[[Call], Any], work: Callable[[Call], Any], limit: int = 0) -> Route:
     """A route whose caller is checked before its body is read; both the check and the work run in a thread."""
 
     async def answer(request: Request) -> Response:
@@ -99,7 +98,7 @@ def route(method: str, path: str, check: Callable[[Call], None], work: Callable[
         await in_thread(check, call)
         call.content = b"".join([chunk async for chunk in chunks(call, limit)]) if limit else b""
         said = await in_thread(work, call)
-        return said if isinstance(said, Response) else JSONResponse(said)
+        return said if isinstance(said, Response) else JSONResponse({} if said is None else said)
 
     return Route(path, answer, methods=[method])
 
@@ -110,7 +109,7 @@ async def failed(request: Request | None, error: Exception) -> Response:
         error = Refused(404, "RepoNotFound", f"this Hub has no {request.method} {request.scope['path']}")
     elif isinstance(error, (UnicodeError, ClientDisconnect)):  # JSON and URLs may hold halves of letters
         error = Refused(400, "BadRequest", f"expected UTF-8; {error}")
-    elif getattr(error, "errno", 0) in FULL or "disk is full" in str(error):
+    elif getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "disk is full" in str(error):
         error = Refused(507, "InsufficientStorage", "the disk of this Hub is full; nothing was stored")
     if not isinstance(error, Refused):
         raise error
@@ -119,33 +118,27 @@ async def failed(request: Request | None, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, error.status, headers=numbered)
 
 
-HANDLERS: dict[Any, Any] = dict.fromkeys(
-    (Refused, HTTPException, UnicodeError, ClientDisconnect, OSError, sqlite3.OperationalError), failed
-)
-"""What Starlette answers for each error."""
-
-
-class Door:
-    """Lets requests in whose Host is one of this server, so that no web page can reach it under a name of its own.
+def application(routes: list[Route], hosts: Collection[str]) -> ASGIApp:
+    """The routes for requests whose Host is one of this server, so that no web page can reach it under its own name.
 
     Addresses are let in: a page that is to be taken for this server needs a name. Paths are routed as they were sent,
     since a branch may hold an encoded slash.
     """
+    errors: Any = (Refused, HTTPException, UnicodeError, ClientDisconnect, OSError, sqlite3.OperationalError)
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, failed))
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self.app, self.hosts = app, hosts
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        said = Refused(421, "MisdirectedRequest", "this Hub was not started for that name; see --public-url")
+        known = app if _names_one(host, hosts) else await failed(None, said)
+        await known({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        app = self.app
-        if not self.knows(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
-            said = "this Hub was not started for that name; see --public-url"
-            app = await failed(None, Refused(421, "MisdirectedRequest", said))
-        await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
+    return answer
 
-    def knows(self, netloc: str) -> bool:
-        """Whether a Host header names this server."""
-        with contextlib.suppress(ValueError):
-            host = urlsplit(f"//{netloc}").hostname or ""
-            return host.lower() in self.hosts or bool(ip_address(host))
-        return False
+
+def _names_one(netloc: str, hosts: Collection[str]) -> bool:
+    """Whether a Host header holds one of the names, or an address."""
+    with contextlib.suppress(ValueError):
+        host = urlsplit(f"//{netloc}").hostname or ""
+        return host.lower() in hosts or bool(ip_address(host))
+    return False
