@@ -115,13 +115,9 @@ class LocalHub:
         self, root: str | Path | None = None, tokens: Mapping[str, User] | None = None, **options: Any
     ) -> None:
         self.scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
+        self.home = Path(self.scratch.name, "home")  # of a client's cache, for as long as the Hub runs
         self.root = Path(root) if root is not None else Path(self.scratch.name, "hub")
         self.tokens, self.options = dict(tokens or {}), {"storage_port": 0, **options}
-
-    @property
-    def home(self) -> Path:
-        """Home of a client's cache, for as long as the Hub runs."""
-        return Path(self.scratch.name, "home")
 
     @property
     def env(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ from huggingface_hub import HfApi
 from .._digest import CHUNK
 from ..errors import HubError
 from ..transport import Repo
-from .names import Refused, checked_ref, checked_repo, is_commit
+from .names import checked_ref, checked_repo, is_commit
 from .store import Commit, File, Store
 
 __all__ = ["Mirrored", "adopt", "mirror"]
@@ -86,13 +86,12 @@ def _copy(repo: Repo, root: str | Path) -> Mirrored:
 
 def adopt(store: Store, repo: str, oid: str, files: Iterable[File], revision: str, *, private: bool) -> str | None:
     """Hold a commit of another Hub under its own id; returns the branch that had to stay where it was."""
-    if not is_commit(oid):
-        raise Refused(400, "BadRequest", f"{oid!r} is no commit")
-    checked_repo(repo)
     branches = set() if is_commit(revision) or revision.startswith("refs/") else {checked_ref(revision)}
     with store.database(write=True):
-        store.run("INSERT OR IGNORE INTO repos VALUES (?, ?)", repo, private)
-        store.run("UPDATE repos SET private = MAX(private, ?) WHERE id = ?", private, repo)
+        update = (
+            "INSERT INTO repos VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET private = MAX(private, excluded.private)"
+        )
+        store.run(update, checked_repo(repo), private)
         store.add_commit(repo, Commit(oid, None, "mirrored", "", MIRROR, time.time()), files)
         known, kept = store.refs(repo), None
         for name in branches | ({"main"} - {ref[6:] for ref in known}):

@@ -14,8 +14,8 @@ from starlette.routing import Route
 
 from . import answers, pulls
 from .access import Tokens, User
-from .names import Refused
-from .uploads import Uploads
+from .names import Refused, checked_hash
+from .uploads import LARGEST_FILE, Uploads
 from .web import Call, entry, route
 
 __all__ = ["Hub"]
@@ -36,66 +36,52 @@ class Hub(Uploads):
 
     def routes(self) -> list[Route]:
         """All routes: method, path, who may call, what is done, and how long a body may be."""
+        read, know, write, own = (partial(self.allow, right) for right in ("read", "know", "write", "own"))
         store = self.store
         return [
-            route("GET", "/api/whoami-v2", self.user, self.whoami),
-            route("POST", "/api/validate-yaml", self.anyone, lambda call: {"errors": [], "warnings": []}, MB),
-            route("POST", "/api/repos/create", self.writer, self.create_repo, SMALL),
-            route("DELETE", "/api/repos/delete", self.writer, self.delete_repo, SMALL),
-            route("POST", "/api/repos/move", self.writer, self.move_repo),
-            route("GET", "/api/models", self.anyone, self.list_models),
-            route("GET", REPO, self.reader, self.model_info),
-            route("GET", REPO + "/revision/{revision}", self.reader, self.model_info),
-            route("GET", REPO + "/tree/{revision}", self.reader, self.tree),
-            route("GET", REPO + "/tree/{revision}/{path:path}", self.reader, self.tree),
-            route("POST", REPO + "/paths-info/{revision}", self.reader, self.paths_info, MB),
-            route("GET", REPO + "/refs", self.reader, lambda call: answers.refs(store.refs(call.repo))),
-            route("GET", REPO + "/commits/{revision}", self.reader, self.commits),
-            route("PUT", REPO + "/settings", self.owner, self.settings, SMALL),
-            route("POST", REPO + "/branch/{ref}", self.owner, self.create_branch, SMALL),
-            route("POST", REPO + "/tag/{revision}", self.owner, self.create_tag, SMALL),
-            route("DELETE", REPO + "/branch/{ref}", self.owner, partial(self.delete_ref, "heads")),
-            route("DELETE", REPO + "/tag/{ref}", self.owner, partial(self.delete_ref, "tags")),
-            route("GET", REPO + "/discussions", self.reader, lambda call: pulls.listing(store, call.repo)),
-            route("POST", REPO + "/discussions", self.contributor, self.open_pull, SMALL),
-            route("GET", REPO + "/discussions/{num:int}", self.reader, self.pull),
-            route("POST", REPO + "/discussions/{num:int}/{action}", self.contributor, self.set_status, SMALL),
-            route("POST", REPO + "/preupload/{revision}", self.contributor, self.preupload, 4 * MB),
-            route("POST", REPO + "/commit/{revision}", self.contributor, self.commit, 128 * MB),
-            route("GET", REPO + "/xet-write-token/{revision}", self.contributor, self.xet_token),
-            route("POST", "/{owner}/{name}.git/info/lfs/objects/batch", self.reader, self.lfs_batch, MB),
-            route("GET", "/{owner}/{name}/resolve/{revision}/{path:path}", self.reader, self.resolve),
+            route("GET", "/api/whoami-v2", know, self.whoami),
+            route("POST", "/api/validate-yaml", read, lambda call: {"errors": [], "warnings": []}, MB),
+            route("POST", "/api/repos/create", write, self.create_repo, SMALL),
+            route("DELETE", "/api/repos/delete", write, self.delete_repo, SMALL),
+            route("POST", "/api/repos/move", write, self.move_repo),
+            route("GET", "/api/models", read, self.list_models),
+            route("GET", REPO, read, self.model_info),
+            route("GET", REPO + "/revision/{revision}", read, self.model_info),
+            route("GET", REPO + "/tree/{revision}", read, self.tree),
+            route("GET", REPO + "/tree/{revision}/{path:path}", read, self.tree),
+            route("POST", REPO + "/paths-info/{revision}", read, self.paths_info, MB),
+            route("GET", REPO + "/refs", read, lambda call: answers.refs(store.refs(call.repo))),
+            route("GET", REPO + "/commits/{revision}", read, self.commits),
+            route("PUT", REPO + "/settings", own, self.settings, SMALL),
+            route("POST", REPO + "/branch/{ref}", own, self.create_branch, SMALL),
+            route("POST", REPO + "/tag/{revision}", own, self.create_tag, SMALL),
+            route("DELETE", REPO + "/branch/{ref}", own, partial(self.delete_ref, "heads")),
+            route("DELETE", REPO + "/tag/{ref}", own, partial(self.delete_ref, "tags")),
+            route("GET", REPO + "/discussions", read, lambda call: pulls.listing(store, call.repo)),
+            route("POST", REPO + "/discussions", write, self.open_pull, SMALL),
+            route("GET", REPO + "/discussions/{num:int}", read, self.pull),
+            route("POST", REPO + "/discussions/{num:int}/{action}", write, self.set_status, SMALL),
+            route("POST", REPO + "/preupload/{revision}", write, self.preupload, 4 * MB),
+            route("POST", REPO + "/commit/{revision}", write, self.commit, 128 * MB),
+            route("GET", REPO + "/xet-write-token/{revision}", write, self.xet_token),
+            route("POST", "/{owner}/{name}.git/info/lfs/objects/batch", read, self.lfs_batch, MB),
+            route("GET", "/{owner}/{name}/resolve/{revision}/{path:path}", read, self.resolve),
             *self.storage_routes(),
         ]
 
-    # who may call: each finds the user, and the repo where there is one, or refuses
-
-    def anyone(self, call: Call) -> None:
+    def allow(self, right: str, call: Call) -> None:
+        """Find the user and the repo of a call; Refused if the right to read, to be known, to write or to own lacks."""
         call.who = self.tokens.user(call.token) if call.token else None
         if call.token and call.who is None:
             raise Refused(401, "InvalidToken", "Invalid credentials in Authorization header")
-
-    def user(self, call: Call) -> None:
-        self.anyone(call)
-        if call.who is None:
+        if "owner" in call.path_params:
+            call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
+        if call.who is None and right != "read":
             raise Refused(401, "Unauthorized", "a token is needed; run `hf auth login` or set HF_TOKEN")
-
-    def writer(self, call: Call) -> None:
-        self.user(call)
-        if call.who and call.who.role == "read":
+        if call.who and call.who.role == "read" and right in ("write", "own"):
             raise Refused(403, "Forbidden", f"the token of {call.name} may read only")
-
-    def reader(self, call: Call) -> None:
-        self.anyone(call)
-        call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
-
-    def contributor(self, call: Call) -> None:  # who may propose changes
-        self.reader(call)
-        self.writer(call)
-
-    def owner(self, call: Call) -> None:
-        self.contributor(call)
-        call.must_own(call.repo)
+        if right == "own":
+            call.must_own(call.repo)
 
     def readable(self, call: Call, repo: str) -> str:
         """The repo's id; a private one is there for its owners only."""
@@ -108,7 +94,8 @@ class Hub(Uploads):
 
     def whoami(self, call: Call) -> Any:
         who = call.who or User("")
-        auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": who.role}}
+        role = "read" if who.role == "read" else "write"
+        auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": role}}
         orgs = [{"type": "org", "name": team} for team in who.teams]
         return {"type": "user", "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
 
@@ -189,6 +176,24 @@ class Hub(Uploads):
         if not (file.lfs and self.storage_port):
             return self.file(file.sha256, **headers)
         return Response(status_code=302, headers={**headers, "Location": self.link(call, "GET", file.sha256)})
+
+    def lfs_batch(self, call: Call) -> Response:
+        """Links to upload what a repo lacks, for writers; or to download what it holds."""
+        upload = entry(call.asked, "operation", str, "") == "upload"
+        if upload:
+            self.allow("write", call)
+        objects = []
+        for item in entry(call.asked, "objects", list):
+            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
+            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
+            if not upload and held:
+                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
+            elif not upload or not 0 <= size <= LARGEST_FILE:
+                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
+            elif not held:
+                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
+            objects.append(answer)
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
 
     # branches, tags and pull requests
 

@@ -42,10 +42,8 @@ CREATE TABLE IF NOT EXISTS uploads (
 );
 PRAGMA user_version = {FORMAT};
 """
-LFS = ("safetensors", "bin", "pt", "pth", "onnx", "h5", "gz", "zip", "npz", "pkl")
-"""Suffixes of what goes by LFS, whatever its size."""
+LFS = ("safetensors", "bin", "pt", "pth", "onnx", "h5", "gz", "zip", "npz", "pkl")  # suffixes, whatever the size
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS).encode()
-"""`.gitattributes` of a new repo."""
 
 
 class File(NamedTuple):
@@ -103,25 +101,19 @@ class Store:
 
     @contextmanager
     def database(self, write: bool = False) -> Generator[sqlite3.Connection]:
-        """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind.
-
-        Inside a transaction, all methods take part in it.
-        """
-        if (own := getattr(self._own, "transaction", None)) is not None:
+        """This thread's connection; with `write`, in a transaction that is committed whole or not at all."""
+        if (own := getattr(self._own, "db", None)) is not None:
             yield own
             return
-        with closing(sqlite3.connect(self._file, timeout=30, isolation_level=None)) as db:
+        with closing(sqlite3.connect(self._file, timeout=30, isolation_level=None)) as db, db:
             db.execute("PRAGMA synchronous=FULL")
-            if not write:
-                yield db
-                return
-            db.execute("BEGIN IMMEDIATE")
-            self._own.transaction = db
+            if write:
+                db.execute("BEGIN IMMEDIATE")
+            self._own.db = db
             try:
-                yield db  # closing takes back what was not committed
-                db.execute("COMMIT")
+                yield db
             finally:
-                self._own.transaction = None
+                self._own.db = None
 
     def run(self, query: str, *values: object) -> list[Any]:
         """The rows of one statement."""
@@ -132,13 +124,17 @@ class Store:
 
     def create_repo(self, repo: str, private: bool = False, author: str = "local") -> bool:
         """Make a repo with a first commit on `main`; returns False if the id is taken, whatever its upper case."""
-        checked_repo(repo)
-        first = File(".gitattributes", self.blobs.put(ATTRIBUTES), len(ATTRIBUTES), git_blob_id(ATTRIBUTES), lfs=False)
         with self.database(write=True):
-            if self.find(repo):
+            if self.find(checked_repo(repo)):
                 return False
             self.run("INSERT INTO repos VALUES (?, ?)", repo, private)
-            self._insert(repo, "heads/main", Draft("initial commit", "", author), None, [first])
+            self._insert(
+                repo,
+                "heads/main",
+                Draft("initial commit", "", author),
+                None,
+                [self.small(".gitattributes", ATTRIBUTES)],
+            )
         return True
 
     def delete_repo(self, repo: str) -> None:
@@ -196,6 +192,10 @@ class Store:
                 raise Refused(404, "RevisionNotFound", f"Invalid rev id: {name}")
 
     # content and commits
+
+    def small(self, path: str, content: bytes) -> File:
+        """Keep the content of a file that does not go by LFS."""
+        return File(path, self.blobs.put(content), len(content), git_blob_id(content), lfs=False)
 
     def files(self, repo: str, oid: str) -> dict[str, File]:
         """Files of a commit by path."""

@@ -22,7 +22,7 @@ from .store import LFS, Draft, File, Store
 from .web import Call, chunks, entry, in_thread, read, route
 from .xet import LARGEST_SHARD, LARGEST_XORB, Scratch
 
-__all__ = ["Uploads"]
+__all__ = ["LARGEST_FILE", "Uploads"]
 
 LFS_SIZE, LARGEST_FILE = 1 << 20, 1 << 40
 LINK_SECONDS = 3600
@@ -136,24 +136,6 @@ class Uploads:
             modes.append({"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid})
         return {"files": modes}
 
-    def lfs_batch(self, call: Call) -> Response:
-        """Links to upload what a repo lacks, for writers; or to download what it holds."""
-        upload = entry(call.asked, "operation", str, "") == "upload"
-        if upload and (call.who is None or call.who.role == "read"):
-            raise Refused(403 if call.who else 401, "Unauthorized", "a token that may write is needed to upload")
-        objects = []
-        for item in entry(call.asked, "objects", list):
-            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
-            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
-            if not upload and held:
-                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
-            elif not upload or not 0 <= size <= LARGEST_FILE:
-                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
-            elif not held:
-                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
-            objects.append(answer)
-        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
-
     def commit(self, call: Call) -> Any:
         """Store the small files of a commit and make it, on its branch or as a pull request."""
         ref, proposed = self.target(call), call.query_params.get("create_pr") == "1"
@@ -190,12 +172,11 @@ class Uploads:
         path = checked_path(entry(value, "path"))
         if key == "file":
             content = entry(value, "content").encode()
-            if entry(value, "encoding", str, "utf-8") == "base64":
-                try:
-                    content = b64decode(content)
-                except NotBase64 as error:
-                    raise Refused(400, "BadRequest", f"{path}: {error}") from error
-            return File(path, self.store.blobs.put(content), len(content), git_blob_id(content), lfs=False)
+            try:
+                encoded = entry(value, "encoding", str, "utf-8") == "base64"
+                return self.store.small(path, b64decode(content) if encoded else content)
+            except NotBase64 as error:
+                raise Refused(400, "BadRequest", f"{path}: {error}") from error
         digest = checked_hash(entry(value, "oid"))
         size = entry(value, "size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"
