@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Tokens", "User", "parse_tokens"]
+__all__ = ["STRANGER", "Tokens", "User", "parse_tokens"]
 
 ROLES = ("read", "write", "admin")
 
@@ -23,6 +23,10 @@ class User:
     def owns(self, repo: str) -> bool:
         """Whether a repo is in a namespace of the user's."""
         return self.role == "admin" or repo.partition("/")[0] in (self.name, *self.teams)
+
+
+STRANGER = User("", "none")
+"""Whoever shows no token."""
 
 
 def parse_tokens(text: str) -> dict[str, User]:
@@ -53,6 +57,8 @@ class Tokens:
 
     def user(self, token: str) -> User | None:
         """The user of a token; None if nobody has it."""
+        if not token:
+            return STRANGER
         if not self.required:
             return User("local", "admin")
         try:

@@ -1,5 +1,6 @@
 """Copies of repos for networks without the Hub: one commit, under its own id, into the folder of a local Hub."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -17,7 +18,6 @@ from .store import Commit, File, Store
 
 __all__ = ["Mirrored", "adopt", "mirror"]
 
-CONFIG = "config.json"
 MIRROR = "another Hub"
 """Author of commits that came from there; no user has a name of two words."""
 
@@ -35,11 +35,10 @@ class Mirrored:
 
 
 def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token: str | bool | None = None) -> Mirrored:
-    """Copy a commit of a repo, all of its files, to a local Hub; a lock file that names the commit stays right.
+    """Copy a commit of a repo, all of its files, to a local Hub, under its own id, as a lock file names it.
 
-    A repo that holds only the difference to a base (`save(delta=True)`) cannot be loaded without the base, so that is
-    copied first. A private repo is private here too. The branch that was asked for moves to the commit, unless it has
-    commits that were made here; the commit can be had by its id in any case.
+    The base of a difference (`save(delta=True)`) is copied first. A private repo is private here too. The branch that
+    was asked for moves to the commit, unless it has commits that were made here.
 
     Args:
         repo_id: "owner/name".
@@ -60,13 +59,11 @@ def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token
 
 def _base_of(repo: Repo) -> tuple[str, str] | None:
     """Id and commit of the base that a repo holds the difference to; None for a whole one."""
-    if not repo.has(CONFIG):
-        return None
-    try:
-        base = json.loads(repo.file(CONFIG).read_bytes())["timm_backbones_ext"]["delta"]["base"]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        config = repo.file("config.json").read_bytes() if repo.has("config.json") else b"{}"
+        base = json.loads(config)["timm_backbones_ext"]["delta"]["base"]
         return str(base["repo"]), str(base["commit"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def _copy(repo: Repo, root: str | Path) -> Mirrored:

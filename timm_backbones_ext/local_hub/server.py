@@ -12,8 +12,8 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from . import answers, pulls
-from .access import Tokens, User
+from . import answers
+from .access import STRANGER, Tokens
 from .names import Refused, checked_hash
 from .uploads import LARGEST_FILE, Uploads
 from .web import Call, entry, route
@@ -22,10 +22,7 @@ __all__ = ["Hub"]
 
 SMALL, MB = 64 << 10, 1 << 20
 REPO = "/api/models/{owner}/{name}"
-MODELS_ONLY = "this Hub holds models only"
-NO_GATES = "this Hub does not gate repos; make it private, and give out tokens"
 NO_TALK = "this Hub keeps pull requests, and neither discussions nor comments"
-NO_MOVES = "this Hub does not rename repos; push to the new id and delete the old one"
 
 
 @dataclass
@@ -37,7 +34,6 @@ class Hub(Uploads):
     def routes(self) -> list[Route]:
         """All routes: method, path, who may call, what is done, and how long a body may be."""
         read, know, write, own = (partial(self.allow, right) for right in ("read", "know", "write", "own"))
-        store = self.store
         return [
             route("GET", "/api/whoami-v2", know, self.whoami),
             route("POST", "/api/validate-yaml", read, lambda call: {"errors": [], "warnings": []}, MB),
@@ -50,14 +46,14 @@ class Hub(Uploads):
             route("GET", REPO + "/tree/{revision}", read, self.tree),
             route("GET", REPO + "/tree/{revision}/{path:path}", read, self.tree),
             route("POST", REPO + "/paths-info/{revision}", read, self.paths_info, MB),
-            route("GET", REPO + "/refs", read, lambda call: answers.refs(store.refs(call.repo))),
+            route("GET", REPO + "/refs", read, lambda call: answers.refs(self.store.refs(call.repo))),
             route("GET", REPO + "/commits/{revision}", read, self.commits),
             route("PUT", REPO + "/settings", own, self.settings, SMALL),
             route("POST", REPO + "/branch/{ref}", own, self.create_branch, SMALL),
             route("POST", REPO + "/tag/{revision}", own, self.create_tag, SMALL),
             route("DELETE", REPO + "/branch/{ref}", own, partial(self.delete_ref, "heads")),
             route("DELETE", REPO + "/tag/{ref}", own, partial(self.delete_ref, "tags")),
-            route("GET", REPO + "/discussions", read, lambda call: pulls.listing(store, call.repo)),
+            route("GET", REPO + "/discussions", read, self.list_pulls),
             route("POST", REPO + "/discussions", write, self.open_pull, SMALL),
             route("GET", REPO + "/discussions/{num:int}", read, self.pull),
             route("POST", REPO + "/discussions/{num:int}/{action}", write, self.set_status, SMALL),
@@ -71,30 +67,30 @@ class Hub(Uploads):
 
     def allow(self, right: str, call: Call) -> None:
         """Find the user and the repo of a call; Refused if the right to read, to be known, to write or to own lacks."""
-        call.who = self.tokens.user(call.token) if call.token else None
-        if call.token and call.who is None:
+        who = self.tokens.user(call.token)
+        if who is None:
             raise Refused(401, "InvalidToken", "Invalid credentials in Authorization header")
+        call.who = who
         if "owner" in call.path_params:
             call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
-        if call.who is None and right != "read":
+        if who == STRANGER and right != "read":
             raise Refused(401, "Unauthorized", "a token is needed; run `hf auth login` or set HF_TOKEN")
-        if call.who and call.who.role == "read" and right in ("write", "own"):
-            raise Refused(403, "Forbidden", f"the token of {call.name} may read only")
+        if who.role == "read" and right in ("write", "own"):
+            raise Refused(403, "Forbidden", f"the token of {who.name} may read only")
         if right == "own":
             call.must_own(call.repo)
 
     def readable(self, call: Call, repo: str) -> str:
         """The repo's id; a private one is there for its owners only."""
         found = self.store.find(repo)
-        if found is None or (found[1] and not (call.who and call.who.owns(found[0]))):
+        if found is None or (found[1] and not call.who.owns(found[0])):
             raise Refused(404, "RepoNotFound", "Repository not found")
         return found[0]
 
     # users and repos
 
     def whoami(self, call: Call) -> Any:
-        who = call.who or User("")
-        role = "read" if who.role == "read" else "write"
+        who, role = call.who, "read" if call.who.role == "read" else "write"
         auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": role}}
         orgs = [{"type": "org", "name": team} for team in who.teams]
         return {"type": "user", "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
@@ -102,15 +98,15 @@ class Hub(Uploads):
     def asked_repo(self, call: Call) -> str:
         """The id of a repo that is to be made or deleted; it is in a namespace of the user's."""
         if entry(call.asked, "type", str, "model") != "model":
-            raise Refused(501, "NotImplemented", MODELS_ONLY)
-        repo = f"{entry(call.asked, 'organization', str, '') or call.name}/{entry(call.asked, 'name')}"
+            raise Refused(501, "NotImplemented", "this Hub holds models only")
+        repo = f"{entry(call.asked, 'organization', str, '') or call.who.name}/{entry(call.asked, 'name')}"
         call.must_own(repo)
         return repo
 
     def create_repo(self, call: Call) -> Any:
         repo = self.asked_repo(call)
         answer = {"url": f"{self.origin(call)}/{repo}"}
-        if self.store.create_repo(repo, asks_private(call.asked), call.name):
+        if self.store.create_repo(repo, asks_private(call.asked), call.who.name):
             return answer
         return JSONResponse({**answer, "error": f"A model repository called {repo!r} already exists"}, 409)
 
@@ -118,20 +114,20 @@ class Hub(Uploads):
         self.store.delete_repo(self.readable(call, self.asked_repo(call)))
 
     def move_repo(self, call: Call) -> Any:
-        raise Refused(501, "NotImplemented", NO_MOVES)
+        raise Refused(501, "NotImplemented", "this Hub does not rename repos; push to the new id and delete the old")
 
     def settings(self, call: Call) -> Any:
         if call.asked.get("gated"):
-            raise Refused(501, "NotImplemented", NO_GATES)
+            raise Refused(501, "NotImplemented", "this Hub does not gate repos; make it private, and give out tokens")
         if {"visibility", "private"} & call.asked.keys():
             self.store.run("UPDATE repos SET private = ? WHERE id = ?", asks_private(call.asked), call.repo)
 
     def list_models(self, call: Call) -> Any:
         search, author = call.query_params.get("search", "").lower(), call.query_params.get("author")
         return [
-            {"id": repo, "modelId": repo, "private": private, "tags": []}
+            {"id": repo, "private": private, "tags": []}
             for repo, private in self.store.repos().items()
-            if (not private or (call.who and call.who.owns(repo)))
+            if (not private or call.who.owns(repo))
             and search in repo.lower()
             and author in (None, repo.partition("/")[0])
         ]
@@ -208,13 +204,17 @@ class Hub(Uploads):
         self.store.delete_ref(call.repo, f"{kind}/{call.part('ref')}")
 
     def pull(self, call: Call) -> Any:
-        return pulls.details(self.store, call.repo, call.path_params["num"])
+        return answers.pull(self.store, call.repo, call.path_params["num"])
+
+    def list_pulls(self, call: Call) -> Any:
+        found = [answers.pull(self.store, call.repo, num) for num in self.store.pulls(call.repo)]
+        return {"discussions": found, "count": len(found), "start": 0}
 
     def open_pull(self, call: Call) -> Any:
         if not entry(call.asked, "pullRequest", bool, False):
             raise Refused(501, "NotImplemented", NO_TALK)
         head, title = self.store.resolve(call.repo, "main"), entry(call.asked, "title")
-        return {"num": pulls.open_pull(self.store, call.repo, title, call.name, head)}
+        return {"num": self.store.open_pull(call.repo, title, call.who.name, head)}
 
     def set_status(self, call: Call) -> Any:
         """Close or reopen a pull request, for owners and for who opened it; or merge it, for owners."""
@@ -224,9 +224,10 @@ class Hub(Uploads):
             raise Refused(501, "NotImplemented", NO_TALK)
         if status not in ("merged" if action == "merge" else "open", "closed"):
             raise Refused(400, "BadRequest", f"expected the status open or closed; got {status!r}")
-        if status == "merged" or pulls.details(self.store, call.repo, num)["author"]["name"] != call.name:
+        if status == "merged" or self.store.pull(call.repo, num)[1] != call.who.name:
             call.must_own(call.repo)
-        return pulls.set_status(self.store, call.repo, num, status, call.name)
+        self.store.set_status(call.repo, num, status)
+        return answers.status_change(status, call.who.name)
 
 
 def asks_private(asked: Any) -> bool:

@@ -128,13 +128,8 @@ class Store:
             if self.find(checked_repo(repo)):
                 return False
             self.run("INSERT INTO repos VALUES (?, ?)", repo, private)
-            self._insert(
-                repo,
-                "heads/main",
-                Draft("initial commit", "", author),
-                None,
-                [self.small(".gitattributes", ATTRIBUTES)],
-            )
+            first = self.small(".gitattributes", ATTRIBUTES)
+            self._insert(repo, "heads/main", Draft("initial commit", "", author), None, [first])
         return True
 
     def delete_repo(self, repo: str) -> None:
@@ -190,6 +185,45 @@ class Store:
         with self.database() as db:
             if not db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, name)).rowcount:
                 raise Refused(404, "RevisionNotFound", f"Invalid rev id: {name}")
+
+    # pull requests: the content of number N is the ref `pr/N`
+
+    def pulls(self, repo: str) -> list[int]:
+        """Numbers of all pull requests of a repo, the newest first."""
+        return [num for (num,) in self.run("SELECT num FROM pulls WHERE repo = ? ORDER BY num DESC", repo)]
+
+    def pull(self, repo: str, num: int) -> tuple[str, str, float, str]:
+        """Title, author, date and status (open, closed or merged) of a pull request."""
+        for found in self.run("SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?", repo, num):
+            return found
+        raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+
+    def open_pull(self, repo: str, title: str, author: str, head: str) -> int:
+        """Open a pull request at a commit; returns its number."""
+        with self.database(write=True):
+            num = max(self.pulls(repo), default=0) + 1
+            self.run("INSERT INTO pulls VALUES (?, ?, ?, ?, ?, 'open')", repo, num, title, author, time.time())
+            self.move(repo, f"pr/{num}", head)
+        return num
+
+    def behind(self, repo: str, num: int) -> bool:
+        """Whether `main` has got commits since a pull request."""
+        refs = self.refs(repo)
+        return refs["heads/main"] not in [commit.oid for commit in self.history(repo, refs[f"pr/{num}"])]
+
+    def set_status(self, repo: str, num: int, status: str) -> None:
+        """Close, reopen or merge a pull request."""
+        with self.database(write=True):
+            was = self.pull(repo, num)[3]
+            if was == "merged" or (status == "merged" and was != "open"):
+                raise Refused(409, "Conflict", f"pull request {num} is {was}")
+            if status == "merged":
+                if self.behind(repo, num):
+                    raise Refused(
+                        409, "Conflict", f"main has got other commits since pull request {num}; open a new one"
+                    )
+                self.move(repo, "heads/main", self.resolve(repo, f"refs/pr/{num}"))
+            self.run("UPDATE pulls SET status = ? WHERE repo = ? AND num = ?", status, repo, num)
 
     # content and commits
 

@@ -15,8 +15,6 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from .._digest import git_blob_id
-from . import pulls
-from .blobs import Incoming
 from .names import Refused, checked_hash, checked_path
 from .store import LFS, Draft, File, Store
 from .web import Call, chunks, entry, in_thread, read, route
@@ -90,37 +88,34 @@ class Uploads:
     async def receive_blob(self, request: Request) -> Response:
         """Keep content if it is what its link says; it goes to the disk as it arrives."""
         (size, repo), digest = self.bound("PUT", request), request.path_params["sha256"]
-        with await in_thread(Incoming, self.store.blobs, digest) as file:
+        with self.store.blobs.incoming() as file:
             async for chunk in chunks(request, size):
                 await in_thread(file.write, chunk)
-            await in_thread(file.keep)
+            await in_thread(self.store.blobs.keep, file, digest)
         await in_thread(self.store.uploaded, repo, digest)
         return Response()
 
     def xet_token(self, call: Call) -> Response:
         """Where the client's Xet uploads to, a folder of this upload alone, and the token that opens it."""
         url = f"{self.origin(call, self.storage_port)}/xet/{token_hex(16)}"
-        token, until = self.signer.dumps((call.name, call.repo), salt="xet"), int(time()) + LINK_SECONDS
+        token, until = self.signer.dumps((call.who.name, call.repo), salt="xet"), int(time()) + LINK_SECONDS
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(until)}
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": until}, headers=headers)
 
     def may_upload(self, call: Call) -> None:
-        """Refuse a token that was not made for an upload."""
-        _, call.repo = self.signed(call.token, "xet")
-
-    def scratch(self, call: Call) -> Scratch:
-        """The folder of an upload: no other user and no other repo has the same."""
-        owner = "|".join([*self.signed(call.token, "xet"), call.part("upload")])
-        return Scratch(self.store, sha256(owner.encode()).hexdigest())
+        """Find the folder of an upload, which no other user and no other repo has; Refused without a token for it."""
+        name, call.repo = self.signed(call.token, "xet")
+        owner = f"{name}|{call.repo}|{call.part('upload')}"
+        call.state.scratch = Scratch(self.store, sha256(owner.encode()).hexdigest())
 
     def receive_xorb(self, call: Call) -> Any:
         """Keep a part of an upload until its shard arrives."""
-        self.scratch(call).put(checked_hash(call.part("name")), call.content)
+        call.state.scratch.put(checked_hash(call.part("name")), call.content)
         return {"was_inserted": True}
 
     def receive_shard(self, call: Call) -> Any:
         """Put the files of an upload together."""
-        for digest in self.scratch(call).register(call.content):
+        for digest in call.state.scratch.register(call.content):
             self.store.uploaded(call.repo, digest)
         return {"result": 1}
 
@@ -144,12 +139,12 @@ class Uploads:
         said = next((value for key, value in values if key == "header"), {})
         add = {file.path: file for file in (self.file_of(key, value) for key, value in values) if file}
         delete = [entry(value, "path") for key, value in values if key in ("deletedFile", "deletedFolder")]
-        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.name, add, delete)
+        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.who.name, add, delete)
         url, answer = f"{self.origin(call)}/{call.repo}", {}
         with self.store.database(write=True):
             if proposed:
                 head = self.store.resolve(call.repo, f"refs/{ref}")
-                num = pulls.open_pull(self.store, call.repo, draft.title, call.name, head)
+                num = self.store.open_pull(call.repo, draft.title, call.who.name, head)
                 ref, answer = f"pr/{num}", {"pullRequestUrl": f"{url}/discussions/{num}"}
             oid = self.store.commit(call.repo, ref, draft, entry(said, "parentCommit", str, ""))
         return {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", **answer}
@@ -160,8 +155,8 @@ class Uploads:
         ref = revision[5:] if revision.startswith("refs/") else f"heads/{revision}"
         if ref.startswith("tags/") or ref not in self.store.refs(call.repo):
             raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        opened_by = pulls.details(self.store, call.repo, int(ref[3:]))["author"] if ref.startswith("pr/") else {}
-        if opened_by != {"name": call.name} and call.query_params.get("create_pr") != "1":
+        mine = ref.startswith("pr/") and self.store.pull(call.repo, int(ref[3:]))[1] == call.who.name
+        if not mine and call.query_params.get("create_pr") != "1":
             call.must_own(call.repo)
         return ref
 

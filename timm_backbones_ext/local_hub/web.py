@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .access import User
+from .access import STRANGER, User
 from .names import Refused
 
 __all__ = ["Call", "application", "chunks", "entry", "in_thread", "read", "route"]
@@ -47,15 +47,10 @@ def entry(found: Any, key: str, kind: type = str, default: Any = None) -> Any:
 class Call(Request):
     """A request, and what is found out about it before the work begins."""
 
-    who: User | None = None
+    who: User = STRANGER
     repo = ""
     content = b""
     """The body."""
-
-    @property
-    def name(self) -> str:
-        """Name of the user."""
-        return self.who.name if self.who else ""
 
     @property
     def token(self) -> str:
@@ -69,8 +64,8 @@ class Call(Request):
 
     def must_own(self, repo: str) -> None:
         """Refuse users of other namespaces; that a user may write at all is known by then."""
-        if self.who is None or not self.who.owns(repo):
-            raise Refused(403, "Forbidden", f"{self.name or 'a stranger'} may not write to {repo}")
+        if not self.who.owns(repo):
+            raise Refused(403, "Forbidden", f"{self.who.name or 'a stranger'} may not write to {repo}")
 
     def part(self, name: str) -> str:
         """A part of the path, decoded."""
@@ -79,15 +74,13 @@ class Call(Request):
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body, as it arrives; Refused if it is longer than its limit."""
-    length = request.headers.get("content-length", "0")
-    left = limit if length.isdecimal() and len(length) < 16 and int(length) <= limit else -1
-    if left >= 0:
-        async for chunk in request.stream():
-            if (left := left - len(chunk)) < 0:
-                break
-            yield chunk
-    if left < 0:
-        raise Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
+    too_long = Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
+    if int(request.headers.get("content-length", 0)) > limit:  # the server has seen to it that it is a number
+        raise too_long
+    async for chunk in request.stream():
+        if (limit := limit - len(chunk)) < 0:
+            raise too_long
+        yield chunk
 
 
 def route(method: str, path: str, check: Callable[[Call], Any], work: Callable[[Call], Any], limit: int = 0) -> Route:
@@ -114,8 +107,8 @@ async def failed(request: Request | None, error: Exception) -> Response:
     if not isinstance(error, Refused):
         raise error
     said = {"X-Error-Code": error.code, "X-Error-Message": str(error).encode("unicode_escape").decode()}
-    numbered = {"X-Request-Id": token_hex(8), **said, **error.headers}  # the client puts it into its error
-    return JSONResponse({"error": str(error)}, error.status, headers=numbered)
+    headers = {"X-Request-Id": token_hex(8), **said, **error.headers}
+    return JSONResponse({"error": str(error)}, error.status, headers=headers)
 
 
 def application(routes: list[Route], hosts: Collection[str]) -> ASGIApp:
@@ -128,17 +121,12 @@ def application(routes: list[Route], hosts: Collection[str]) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, failed))
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        netloc, known = dict(scope["headers"]).get(b"host", b"").decode("latin-1"), False
+        with contextlib.suppress(ValueError):  # of what is neither a name nor an address
+            host = urlsplit(f"//{netloc}").hostname or ""
+            known = host.lower() in hosts or bool(ip_address(host))
         said = Refused(421, "MisdirectedRequest", "this Hub was not started for that name; see --public-url")
-        known = app if _names_one(host, hosts) else await failed(None, said)
-        await known({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
+        work = app if known else await failed(None, said)
+        await work({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
 
     return answer
-
-
-def _names_one(netloc: str, hosts: Collection[str]) -> bool:
-    """Whether a Host header holds one of the names, or an address."""
-    with contextlib.suppress(ValueError):
-        host = urlsplit(f"//{netloc}").hostname or ""
-        return host.lower() in hosts or bool(ip_address(host))
-    return False

@@ -7,9 +7,7 @@ sha256 is right, and the xorbs are deleted. Nothing is stored or served as Xet.
 
 import contextlib
 import struct
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import lz4.frame
 
@@ -44,9 +42,7 @@ class Scratch:
         """Keep a xorb until the shard arrives; Refused if it cannot be read."""
         _chunks(content)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as draft:
-            draft.write(content)
-        Path(draft.name).replace(self.folder / name)
+        (self.folder / name).write_bytes(content)
 
     def register(self, shard: bytes) -> list[str]:
         """Put the files of a shard together and keep them; returns their sha256.
