@@ -9,7 +9,7 @@ TOGETHER := -n 2 --dist worksteal tests
 OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-fast test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel release-check docs bench check clean
+.PHONY: help setup test test-all test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel release-check docs bench check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -24,12 +24,12 @@ $(READY): uv.lock pyproject.toml | $(filter .venv-uv/bin/uv,$(UV))
 
 setup: $(READY) ## make .venv with the locked versions
 
-test: $(READY) ## our own tests
-	$(PYTEST) $(TOGETHER)
+test: $(READY) ## our own tests but the slow ones
+	$(PYTEST) $(TOGETHER) -m "not slow"
 	$(PYTEST) $(EXAMPLES)
 
-test-fast: $(READY) ## our own tests without those that need tens of seconds
-	$(PYTEST) $(TOGETHER) -m "not slow"
+test-all: $(READY) ## our own tests with the slow ones: fresh processes, exports, compilers, trainings
+	$(PYTEST) $(TOGETHER)
 	$(PYTEST) $(EXAMPLES)
 
 test-timm: $(READY) ## timm's own test-suite for every ext_ name
@@ -112,7 +112,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/cold_start.py
 
-check: lint docs wheel test-timm test test-page test-clients-fast ## all of it, as CI does
+check: lint docs wheel test-timm test-all test-page test-clients-fast ## all of it, as CI does
 
 clean: ## remove what the other targets made
 	rm -rf .venv .venv-clients .venv-clients-mm .venv-lowest .venv-mutants .venv-uv .venv-wheel .cache dist site demo-out

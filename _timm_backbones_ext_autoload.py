@@ -70,7 +70,7 @@ class Watcher:
         package, _, rest = name.partition(".")
         if package == PACKAGE and rest.partition(".")[0] in WAITING and WATCHED not in sys.modules:
             importlib.import_module("timm")
-            return spec_from_loader(name, Imported(sys.modules[name])) if name in sys.modules else None
+            return Imported(sys.modules[name]).offered() if name in sys.modules else None
         if name != WATCHED:
             return None
         for finder in [finder for finder in sys.meta_path if finder is not self]:
@@ -95,14 +95,20 @@ class Watcher:
 
 
 class Imported:
-    """Loader of a module that has been imported while its own import waited."""
+    """Loader of a module that has been imported while its own import waited; it executes nothing again."""
 
     def __init__(self, module: object) -> None:
-        self.module = module
+        self.module, self.spec = module, module.__spec__
+
+    def offered(self) -> object:
+        """The spec with this loader; the import system takes it from a module that is there already."""
+        self.module.__spec__ = spec_from_loader(self.spec.name, self)
+        return self.module.__spec__
 
     def create_module(self, spec: object) -> object:
         """The module that is there."""
         return self.module
 
     def exec_module(self, module: object) -> None:
-        """Nothing is left to do."""
+        """Give the module its own spec back."""
+        self.module.__spec__ = self.spec

@@ -1,138 +1,189 @@
-"""Time of timm's eager feature maps over that of the fused model: one thread, one image, float32 on the CPU.
+"""How fast the feature maps of five models are in every runtime, as timm gives them and as this package deploys them.
 
-    python benchmarks/deploy.py [ROUNDS [MODEL SIDE]]
+    python benchmarks/deploy.py [MODEL ...]        all models take about 15 minutes on a quiet machine
+    python benchmarks/deploy.py --page             writes the page anew
 
-Outputs are compared first. Then both models run in turn, A B A B, on the same image; the median of the ratios of the
-rounds counts, and the quartiles are its spread. After each cell it writes benchmarks/deploy.json and the table in
-docs/guides/deploy.md; with a model and a side it measures that cell again.
+One image, one thread. It is `timm-ext bench` with the targets of this project beside the figures. After each model it
+writes benchmarks/deploy.json and the tables in docs/guides/deploy.md; cells that are not measured again stay.
 """
 
 import json
-import os
-import platform
-import statistics
 import sys
-import time
-from importlib.metadata import version
+import tempfile
+from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
 
 import timm
 import torch
-from torch import nn
 
 import timm_backbones_ext as tbx
-from timm_backbones_ext import testing
+from timm_backbones_ext.apps.bench.contenders import Contender, Field
+from timm_backbones_ext.apps.bench.measuring import Load, bench, best, surroundings
+from timm_backbones_ext.deploy.measuring import interleaved, rounds_for
+from timm_backbones_ext.testing import calibrate
 
-TARGETS = {
+RUNTIMES = ("onnxruntime", "openvino", "ncnn")
+PEERS = ("timm", *RUNTIMES, "mnn")
+SECONDS = 20.0
+TABLE = (
+    ("resnet34", (224, 640), PEERS, ("float32",)),
+    ("resnet50", (224, 640), PEERS, ("float32", "bfloat16")),
+    ("vgg16", (224,), PEERS, ("float32",)),
+    ("convnext_tiny", (224,), PEERS, ("float32", "bfloat16")),
+    ("convnext_tiny", (640,), ("timm", "onnxruntime", "openvino"), ("float32", "bfloat16")),  # ncnn takes half a minute
+    ("efficientnet_b0", (224, 640), PEERS, ("float32",)),
+)
+"""Models, sides, what they are compared with, dtypes."""
+PAIR = ("resnet50", "ext_resnet50_dcn")
+FUSED = {
     "resnet34": {224: 1.4, 640: 1.65},
     "resnet50": {224: 1.35, 640: 1.3},
     "vgg16": {224: 2.5},
     "convnext_tiny": {224: 1.08, 640: 1.15},
     "efficientnet_b0": {224: 1.4, 640: 1.6},
 }
+"""Targets of `fuse`: times faster than timm."""
+NEVER_BELOW, BESIDE_ONNX, BESIDE_TIMM, DCN = 0.97, 1.25, 1.9, 1.3
+BFLOAT16 = {"best float32": 1.6, "timm": 2.6}
 PAGE = Path(__file__).parents[1] / "docs" / "guides" / "deploy.md"
 RESULT = Path(__file__).with_suffix(".json")
 BEGIN, END = "<!-- table: benchmarks/deploy.py -->", "<!-- end of table -->"
 
 
-def seconds(model: nn.Module, x: torch.Tensor) -> float:
-    """One forward pass."""
-    start = time.perf_counter()
-    model(x)
-    return time.perf_counter() - start
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    """The model in eval mode, its batch norms with the statistics of two random images, and no branch silent."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("gamma"):  # LayerScale, which starts at 1e-6
-            nn.init.constant_(parameter, 0.5)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    model.train()(torch.randn(2, 3, 224, 224))
-    return model.eval()
-
-
-def measured(name: str, side: int, rounds: int) -> dict:
-    """One cell."""
+def maps(name: str) -> Any:
+    """The feature maps of a model with random weights, no branch of which is silent."""
     torch.manual_seed(0)
-    eager, x = with_statistics(timm.create_model(name, features_only=True)), torch.randn(1, 3, side, side)
-    fused = tbx.fuse(eager)
-    error = testing.largest(fused(x), eager(x))
-    if error > 1e-5:
-        sys.exit(f"{name} at {side} px: maps differ by {error:.1e}, relative, so there is nothing to time")
-    pairs = [(seconds(eager, x), seconds(fused, x)) for _ in range(rounds + 1)][1:]
-    low, ratio, high = statistics.quantiles([a / b for a, b in pairs], n=4)
-    return {
-        "rounds": rounds,
-        "load": round(os.getloadavg()[0], 1),
-        "error": float(f"{error:.1e}"),
-        "eager_ms": round(1e3 * statistics.median(a for a, _ in pairs), 1),
-        "fused_ms": round(1e3 * statistics.median(b for _, b in pairs), 1),
-        "times_faster": round(ratio, 2),
-        "quartiles": [round(low, 2), round(high, 2)],
-        "target": TARGETS[name][side],
-        "no_difference": low <= 1 <= high,
+    return tbx.wrap(calibrate(timm.create_model(name)), "list").eval()
+
+
+def pair(limits: dict[str, float]) -> dict[str, Any]:
+    """The deployed model with deformable convs beside the deployed plain one, in one run, at 224 px."""
+    image = torch.randn(1, 3, 224, 224)
+    with tempfile.TemporaryDirectory() as scratch:
+        calls, errors = {}, {}
+        for name in PAIR:
+            field = Field(maps(name), [image], Path(scratch, name), 1)
+            for found in field.contenders(RUNTIMES):
+                if isinstance(found, Contender) and found.ours:
+                    calls[f"{name} {found.name}"] = partial(found.run, image.numpy())
+                    errors[f"{name} {found.name}"] = found.error
+        timings = interleaved(calls, rounds_for(calls, SECONDS))
+    rows = {
+        name: {"ms": float(f"{1e3 * timing.median:.4g}"), "error": float(f"{errors[name]:.1e}")}
+        for name, timing in timings.items()
     }
+    plain, edited = (min(row["ms"] for key, row in rows.items() if key.startswith(f"{name} ")) for name in PAIR)
+    return {"contenders": rows, "times_slower": round(edited / plain, 2), "target": DCN}
 
 
-def processor() -> str:
-    """The processor's name, and the widest vectors that torch uses on it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"{name or platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+def ratio(cell: dict[str, Any], slow: str | None, fast: str | None) -> float | None:
+    """How many times faster one contender of a cell is than another."""
+    if slow is None or fast is None:
+        return None
+    return cell["contenders"][slow]["ms"] / cell["contenders"][fast]["ms"]
 
 
-def table(result: dict) -> str:
-    """The cells as Markdown."""
-    machine, versions = result["machine"], result["versions"]
+def figures(cells: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """By cell, what the targets are about."""
+    found = {}
+    for name, cell in cells.items():
+        ours, peer = best(cell, ours=True), best(cell, ours=False)
+        low = best(cell, ours=True, dtype="bfloat16")
+        onnx = "onnxruntime" if "onnxruntime" in cell["contenders"] else None
+        found[name] = {
+            "fuse": ratio(cell, "timm", "ours: eager" if "ours: eager" in cell["contenders"] else None),
+            "peer": ratio(cell, peer, ours),
+            "onnx": ratio(cell, onnx, ours),
+            "timm": ratio(cell, "timm", ours),
+            "low": ratio(cell, ours, low),
+            "low_timm": ratio(cell, "timm", low),
+        }
+    return found
+
+
+def table(result: dict[str, Any]) -> str:
+    """The cells as Markdown, the targets beside them."""
+    machine, versions, cells = result["machine"], result["versions"], result["cells"]
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    limits = ", ".join(f"{name} {speed:,.0f}" for name, speed in machine["ceiling"].items())
+    vectors = ", ".join(machine["vectors"])
     lines = [
-        f"{machine['processor']}, one thread of {machine['cores']}; torch {versions['torch']}, "
-        f"timm {versions['timm']}; medians of interleaved rounds. Load is the number of busy processes on the machine.",
+        f"{machine['processor']} ({vectors}), one thread of {machine['cores']}; {packages}. The machine's own speed, "
+        f"in 1e9 operations per second of square matrix products and 1e9 bytes per second: {limits}.",
         "",
-        "| model | side | eager, ms | fused, ms | times faster (quartiles) | target | difference | rounds | load |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model, side | timm, ms | best peer | best of ours | ours / peer | ours / timm | `fuse` / timm | load |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for cell, facts in result["cells"].items():
-        name, side = cell.split(" ")
-        low, high = facts["quartiles"]
-        faster = "no difference" if facts["no_difference"] else f"{facts['times_faster']:.2f}"
+    facts = figures(cells)
+    for name, cell in cells.items():
+        model, side = name.rsplit(" ", 1)
+        rows, each = cell["contenders"], facts[name]
+        peer, ours = best(cell, ours=False), best(cell, ours=True)
         lines.append(
-            f"| {name} | {side} | {facts['eager_ms']} | {facts['fused_ms']} | {faster} ({low:.2f}-{high:.2f}) | "
-            f"{facts['target']} | {facts['error']:.0e} | {facts['rounds']} | {facts['load']} |"
+            f"| {name} | {rows['timm']['ms']} | {peer}, {rows[peer]['ms']} | {ours.removeprefix('ours: ')}, "
+            f"{rows[ours]['ms']} | {_against(each['peer'], NEVER_BELOW)} | {each['timm']:.2f} | "
+            f"{_against(each['fuse'], FUSED[model][int(side)])} | {cell['load']} |"
         )
+    mean = {key: geometric_mean([each[key] for each in facts.values() if each[key]]) for key in ("onnx", "timm")}
+    lines += [
+        "",
+        f"Geometric means: {_against(mean['onnx'], BESIDE_ONNX)} times faster than ONNX Runtime given timm's graph, "
+        f"{_against(mean['timm'], BESIDE_TIMM)} times faster than timm. A figure below its target has the target after "
+        "it. All contenders, with quartiles and errors, are in `benchmarks/deploy.json`.",
+    ]
+    low = {name: each for name, each in facts.items() if each["low"]}
+    if low:
+        lines += ["", "| in bfloat16 | ms | beside the best float32 | beside timm | error |", "|---|---|---|---|---|"]
+    for name, each in low.items():
+        row = cells[name]["contenders"][best(cells[name], ours=True, dtype="bfloat16")]
+        lines.append(
+            f"| {name} | {row['ms']} | {_against(each['low'], BFLOAT16['best float32'])} | "
+            f"{_against(each['low_timm'], BFLOAT16['timm'])} | {row['error']:.0e} |"
+        )
+    if "pair" in result:
+        slower = result["pair"]["times_slower"]
+        missed = "" if slower <= DCN else f" (target {DCN})"
+        lines += ["", f"`{PAIR[1]}` takes {slower:.2f}{missed} times as long as `{PAIR[0]}`, both deployed, at 224 px."]
     return "\n".join(lines)
 
 
-def write(cells: dict) -> None:
-    """Put cells into the JSON and the page; those measured before stay."""
-    known = json.loads(RESULT.read_text(encoding="utf-8"))["cells"] if RESULT.exists() else {}
-    names = [f"{model} {side}" for model, sides in TARGETS.items() for side in sides]
-    result = {
-        "cells": {name: (known | cells)[name] for name in names if name in known | cells},
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
-        "versions": {name: version(name) for name in ("torch", "timm", "timm-backbones-ext")},
-    }
+def _against(value: float, target: float) -> str:
+    return f"{value:.2f}" if round(value, 2) >= target else f"{value:.2f} (target {target})"
+
+
+def write(result: dict[str, Any]) -> None:
+    """Write the JSON and the page."""
+    order = [f"{name} {side}" for name, sides, *_ in TABLE for side in sides]
+    result["cells"] = {name: result["cells"][name] for name in order if name in result["cells"]}
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    page()
+
+
+def page() -> None:
+    """Write the tables of the page."""
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
     head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]
     PAGE.write_text(f"{head}{BEGIN}\n\n{table(result)}\n\n{END}{tail}", encoding="utf-8")
 
 
-def main(rounds: int = 15, name: str = "", side: int = 0) -> None:
+def main(names: list[str]) -> None:
     """Measure, print and write."""
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        for model, targets in TARGETS.items():
-            for size in targets:
-                if name in ("", model) and side in (0, size):
-                    cell = measured(model, size, rounds)
-                    print(model, size, cell, flush=True)
-                    write({f"{model} {size}": cell})
+    result = json.loads(RESULT.read_text(encoding="utf-8")) if names and RESULT.exists() else {"cells": {}}
+    result |= surroundings(1)
+    limits = result["machine"]["ceiling"]
+    for name, sides, against, dtypes in TABLE:
+        if not names or name in names:
+            for side, cell in bench(maps(name), Load(sides, 1, 1, dtypes, SECONDS), against, limits):
+                result["cells"][f"{name} {side}"] = cell
+                print(name, side, json.dumps(cell["contenders"]), flush=True)
+            write(result)
+    if not names or PAIR[1] in names:
+        result["pair"] = pair(limits)
+        write(result)
 
 
 if __name__ == "__main__":
-    rounds, *cell = sys.argv[1:] or ["15"]
-    main(int(rounds), *cell[:1], *map(int, cell[1:]))
+    page() if sys.argv[1:] == ["--page"] else main(sys.argv[1:])

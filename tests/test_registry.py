@@ -65,6 +65,7 @@ def test_names_are_read_by_clients_and_mislead_none(name: str) -> None:
     assert timm.models.model_entrypoint(name).__doc__
 
 
+@pytest.mark.slow
 def test_timms_own_registry_is_what_it_was() -> None:
     code = "import timm; print(sorted((n, f.__module__) for n, f in timm.models._registry._model_entrypoints.items()))"
     runs = [

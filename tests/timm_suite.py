@@ -4,9 +4,9 @@
 
 The tests that download pretrained weights cannot run without a network and are left out; ours load local files. Models
 above `LARGE` parameters run every test only when they are named: two of them in training exceed the memory of a small
-machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same. So it is
-with the deeper nets for 32x32 images. A tag is left out where it gives its test the same numbers and names as another
-tag of its architecture.
+machine, and the rest of their tests, with the whole suite on the smaller members of each family, say the same. The
+deeper nets for 32x32 images and ResNet-1001 run no test unless they are named. A tag is left out where it gives its
+test the same numbers and names as another tag of its architecture.
 """
 
 import functools
@@ -34,6 +34,8 @@ HEAVY = ("backward", "fx", "torchscript", "contract")
 TAGGED = "test_model_default_cfgs"
 """The test that every tag has. Tags of one architecture that agree in all that it `READS` are tested once."""
 READS = ("input_size", "fixed_input_size", "min_input_size", "pool_size", "num_classes", "classifier", "first_conv")
+DEEP = ("_cifar", "_resnet1001")
+"""Endings of the names of nets that have hundreds of layers, and of their smaller siblings."""
 SMALLEST = ("ext_vgg11", "ext_vgg11_bn", "ext_resnet20_cifar", "ext_plainnet20_cifar")
 """Members of a family that run every test, though `LARGE` or one of many nets for 32x32 images."""
 
@@ -119,7 +121,7 @@ def params(name: str) -> int:
 
 def affordable(name: str, test: str) -> bool:
     """Whether a test of an architecture runs when all of them are asked for."""
-    if name.endswith("_cifar"):
+    if name.endswith(DEEP):
         return name in SMALLEST
     return not any(word in test for word in HEAVY) or name in SMALLEST or params(name) < LARGE
 

@@ -27,6 +27,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth_study, "digits", lambda: parts)
 
 
+@pytest.mark.slow
 def test_a_study_trains_both_kinds_and_writes_json_and_a_figure(tmp_path: Path) -> None:
     said: list[str] = []
     result = run_study(tmp_path / "study", depths=(20,), seeds=1, epochs=2, step=said.append)

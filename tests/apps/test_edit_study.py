@@ -128,6 +128,7 @@ def test_the_committed_study_has_every_candidate_with_three_seeds() -> None:
     assert measured("dcn") == "not measured"
 
 
+@pytest.mark.slow
 def test_the_page_is_made_from_the_committed_study() -> None:
     assert (ROOT / "docs" / "guides" / "which-edit.md").read_text(encoding="utf-8") == BENCHMARK.page(
         MEASURED, INSERTION

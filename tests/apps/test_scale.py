@@ -31,6 +31,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_two_processes_have_the_gradients_of_one_with_the_double_batch(norm: str, together: Path) -> None:
     net = model(norm)
@@ -49,6 +50,7 @@ def test_sharded_by_stage_the_losses_are_those_of_one_process(together: Path) ->
     torch.testing.assert_close(load_file(together / "fsdp.safetensors")["losses"], losses, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_has_the_losses_of_one_with_the_double_batch(tmp_path: Path) -> None:
     train = ("train-detector", "--data", "digits:8", "--epochs", "2", "--min-size", "48", "--sync-bn", "--output")
     run("-m", "timm_backbones_ext.cli", *train, str(tmp_path / "two"), "--batch-size", "2")

@@ -33,6 +33,7 @@ def rates(model: nn.Module) -> set[float]:
     return {group["lr_scale"] for group in optimizer.param_groups}
 
 
+@pytest.mark.slow
 def test_a_nan_offset_kills_the_process_in_torchvision() -> None:
     """When red: delete `_nan_into_mask` in layers/deform.py."""
     code = (

@@ -117,6 +117,7 @@ def test_a_size_of_the_users_own_replaces_the_rules() -> None:
     assert net.pretrained_cfg["input_size"] == (3, 128, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("text", "kind"), [("0.6G", "gmacs"), ("8M", "params")])
 def test_the_largest_phi_is_within_the_budget_and_the_next_is_not(text: str, kind: str) -> None:
     budget = read_budget(text)

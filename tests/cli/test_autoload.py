@@ -25,6 +25,7 @@ def test_the_entry_point_is_installed() -> None:
     assert entry.value == "_timm_backbones_ext_autoload:install"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [
@@ -43,11 +44,17 @@ def test_models_are_there_whatever_is_imported_first(imports: str) -> None:
     assert python("-W", "error::RuntimeWarning", "-c", code).stderr == ""
 
 
+def test_a_name_of_the_registry_that_is_used_first_knows_the_models() -> None:
+    code = "import timm_backbones_ext as tbx; names = tbx.list_variants(); import timm_backbones_ext.registry as again"
+    assert python("-c", f"{code}; print(again.VARIANTS.keys() == set(names))").stdout == "True\n"
+
+
 def test_torch_alone_imports_neither_timm_nor_us() -> None:
     done = python("-c", "import torch, sys; print([m for m in sys.modules if 'timm' in m])")
     assert done.stdout.strip() == "['_timm_backbones_ext_autoload']"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_in_the_import_system() -> None:
     code = "import timm, sys; print([f for f in sys.meta_path if 'Watcher' in repr(f)], vars(timm.models.__loader__))"
     done = python("-c", code)
@@ -55,6 +62,7 @@ def test_nothing_is_left_in_the_import_system() -> None:
     assert "exec_module" not in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", ["TIMM_BACKBONES_EXT_AUTOLOAD", "TORCH_DEVICE_BACKEND_AUTOLOAD"])
 def test_it_can_be_switched_off_and_an_import_still_registers(switch: str) -> None:
     look = "print(timm.is_model('ext_resnet50'))"
@@ -92,18 +100,21 @@ print(timm.is_model("resnet50"), timm.is_model("ext_resnet50"))
 """
 
 
+@pytest.mark.slow
 def test_when_our_package_is_broken_one_warning_names_the_cause() -> None:
     done = python("-c", BROKEN)
     assert done.stdout.split() == ["True", "False"]
     assert done.stderr.count("could not register its models (OSError: disk on fire)") == 1
 
 
+@pytest.mark.slow
 def test_when_our_package_is_broken_and_warnings_are_errors_timm_imports_all_the_same() -> None:
     done = python("-W", "error::RuntimeWarning", "-c", BROKEN)
     assert done.stdout.split() == ["True", "False"]
     assert "disk on fire" in done.stderr
 
 
+@pytest.mark.slow
 def test_threads_that_import_timm_at_once_all_see_the_models() -> None:
     code = """
 import threading
@@ -134,6 +145,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_spawned_workers_know_the_models(tmp_path: Path) -> None:
     (tmp_path / "loader.py").write_text(SPAWN)
     assert python(str(tmp_path / "loader.py")).stdout.strip() == "[5, 5]"
@@ -150,6 +162,7 @@ def test_torchrun_ranks_know_the_models(tmp_path: Path) -> None:
 RUN = ["-m", "timm_backbones_ext.cli", "run"]
 
 
+@pytest.mark.slow
 def test_a_script_is_run_with_the_models_registered(tmp_path: Path) -> None:
     (tmp_path / "neighbour.py").write_text("NAME = 'ext_resnet18'")
     (tmp_path / "script.py").write_text(
@@ -159,12 +172,14 @@ def test_a_script_is_run_with_the_models_registered(tmp_path: Path) -> None:
     assert done.stdout.strip() == "__main__ True ['--flag', 'x']"
 
 
+@pytest.mark.slow
 def test_a_module_is_run_with_the_models_registered(tmp_path: Path) -> None:
     (tmp_path / "tool.py").write_text("import sys, timm; print(timm.is_model('ext_resnet18'), sys.argv[1:])")
     done = python(*RUN, "-m", "tool", "--flag", cwd=tmp_path, TIMM_BACKBONES_EXT_AUTOLOAD="0", PYTHONPATH=str(ROOT))
     assert done.stdout.strip() == "True ['--flag']"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["absent.py"], ["-m"]])
 def test_a_script_that_is_not_there_is_a_usage_error(args: list[str]) -> None:
     done = python(*RUN, *args, check=False)

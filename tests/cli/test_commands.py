@@ -88,6 +88,7 @@ def test_edits_are_listed_with_costs_exactness_and_evidence() -> None:
     assert "37.4 -> 41.3" in output("edits", "dcn")
 
 
+@pytest.mark.slow
 def test_edits_are_listed_for_a_family_and_for_a_base() -> None:
     assert "dcn" not in output("edits", "--family", "convnext")
     costs, evidence = output("edits", "--base", "tf_efficientnet_b0").split("\n\n")
@@ -234,6 +235,7 @@ def test_the_module_is_the_command() -> None:
 SCRIPT = "import sys, timm; print(sys.argv[1:], timm.is_model('ext_resnet18')); raise ValueError('of the script')"
 
 
+@pytest.mark.slow
 def test_a_script_gets_its_arguments_and_its_error_has_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "timm_backbones_ext.cli", "run", str(tmp_path / "script.py"), "--help", "-x"]
@@ -328,6 +330,7 @@ for columns in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_the_list_fits_terminals_of_40_and_80_columns_and_breaks_no_name(terminal: Terminal) -> None:
     narrow, wide, _ = terminal(["-c", LIST, "40", "80"]).split("=====\n")

@@ -64,6 +64,7 @@ def test_serving_a_hub_imports_no_torch(tmp_path: Path) -> None:
     assert not HEAVY & top(modules)
 
 
+@pytest.mark.slow
 def test_registering_imports_nothing_of_what_is_built_on_the_models() -> None:
     code = "import sys, timm; assert timm.is_model('ext_resnet50'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -155,6 +155,7 @@ def test_classify_refuses_what_is_no_classifier(photo: str, tmp_path: Path) -> N
     assert "expected a model with a classifier" in done.stderr
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_there_and_whether_discovery_works(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(main, ["doctor", "--json"])
     found = {item["subject"]: item for item in json.loads(done.stdout)}
@@ -170,6 +171,7 @@ def test_doctor_says_what_is_there_and_whether_discovery_works(monkeypatch: pyte
     assert "unset TIMM_BACKBONES_EXT_AUTOLOAD" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_names_the_extra_of_a_missing_package_and_what_needs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("timm_backbones_ext.apps.doctor.version", only_old_matplotlib)
     found = {item.subject: item for item in examine()}

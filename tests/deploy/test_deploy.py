@@ -99,6 +99,7 @@ class Broken(Ncnn):
         raise RuntimeError("its file is too new")
 
 
+@pytest.mark.slow
 def test_auto_drops_a_wrong_and_a_broken_runtime_and_measures_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -139,6 +140,7 @@ def test_a_classifier_names_a_photo(tmp_path: Path) -> None:
     assert net(image).shape == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_pyramid_gives_a_dict_and_odd_sides_work(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = tbx.pyramid("ext_test_resnet", 16, "P3-P6").eval()
@@ -152,6 +154,7 @@ def test_a_pyramid_gives_a_dict_and_odd_sides_work(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", FILES)
 def test_deformable_convs_run_in_every_runtime(runtime: str) -> None:
     model = tbx.edit(testing.trained("test_resnet", num_classes=10), "dcn(stages=[4])").eval()
@@ -162,6 +165,7 @@ def test_deformable_convs_run_in_every_runtime(runtime: str) -> None:
     assert errors([net(x)], model, x) <= net.facts["limit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["test_convnext", "test_efficientnet", "vgg11_bn"])
 def test_every_family_runs_in_ncnn(base: str) -> None:
     model = testing.trained(base, num_classes=10 if base.startswith("vgg") else 0)
@@ -169,6 +173,7 @@ def test_every_family_runs_in_ncnn(base: str) -> None:
     assert net.facts["error"] <= net.facts["limit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["eager", "openvino"])
 def test_bfloat16_is_called_approximate_with_its_error_and_refused_above_a_tolerance(runtime: str) -> None:
     net = tbx.deploy_model(maps_model(), EXAMPLE, runtime, dtype="bfloat16")

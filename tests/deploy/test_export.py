@@ -75,6 +75,7 @@ class Odd(nn.Module):
         return torch.special.bessel_j0(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["xml", "ncnn.param"])
 def test_an_operator_without_mapping_is_named(suffix: str, tmp_path: Path) -> None:
     model = testing.trained("test_resnet", num_classes=10)
@@ -84,6 +85,7 @@ def test_an_operator_without_mapping_is_named(suffix: str, tmp_path: Path) -> No
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_wrong_arguments_are_errors(tmp_path: Path) -> None:
     model = maps_model()
     with pytest.raises(ValueError, match=r"ends in \.onnx, \.pt2, \.xml, \.param; got 'net\.tflite'"):
@@ -96,6 +98,7 @@ def test_wrong_arguments_are_errors(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["net.ncnn.bin"]
 
 
+@pytest.mark.slow
 def test_the_commands_deploy_and_export_a_saved_folder(tmp_path: Path) -> None:
     tbx.save(testing.trained("ext_test_resnet", num_classes=10), tmp_path / "saved")
     saved, run = str(tmp_path / "saved"), CliRunner().invoke

@@ -120,6 +120,7 @@ def test_without_stages_an_edit_changes_those_of_its_paper(edit: str, stages: se
     assert {int(key[len("layer")]) for key in new} == stages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "efficientnet_b0", "vgg11_bn"])
 def test_one_channel_gives_what_the_base_gives_for_grey_images(name: str) -> None:
     plain = base(name).eval()

@@ -100,6 +100,7 @@ def test_weights_of_a_base_are_checked_as_well(local_hub: FaultyHub, tmp_path: P
     assert len([path for path in local_hub.requests() if "/storage/" in path]) == 2
 
 
+@pytest.mark.slow
 def test_offline_a_pinned_revision_comes_from_the_cache(saved: Path, tmp_path: Path) -> None:
     folder = tbx.pull(REPO, cache_dir=tmp_path)
     script = f"""

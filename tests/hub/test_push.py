@@ -124,6 +124,7 @@ def test_a_model_in_ddp_is_sent_as_what_is_inside(repo: str, tmp_path: Path) -> 
     assert tbx.compare(model, timm.create_model(f"hf-hub:{repo}", pretrained=True)).same
 
 
+@pytest.mark.slow
 def test_plain_timm_loads_what_was_pushed_as_timm(repo: str, local_hub: FaultyHub) -> None:
     model = make("ext_test_resnet", edits="rep")
     with pytest.raises(ValueError, match=r"this model has rep; tbx.merge\(model\) removes rep"):

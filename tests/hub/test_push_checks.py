@@ -105,6 +105,7 @@ def test_a_plan_takes_the_arguments_of_a_push_and_no_others() -> None:
         tbx.plan_push(make(), "me/never", nonsense=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["model", "folder"])
 def test_a_plan_makes_the_checks_of_a_push(source: str, repo: str, tmp_path: Path) -> None:
     model = make()

@@ -202,6 +202,7 @@ def test_a_flipped_byte_on_the_server_is_refused(model: torch.nn.Module, repo: s
         tbx.pull(repo)
 
 
+@pytest.mark.slow
 def test_without_a_network_the_cache_is_used_or_the_error_says_what_lacks(model: torch.nn.Module, repo: str) -> None:
     commit = tbx.push_to_hub(model, repo).oid
     tbx.pull(repo)

@@ -73,10 +73,12 @@ def run(code: str, *args: object) -> None:
     assert done.returncode == 0, f"exit status {done.returncode} after {done.stdout}: {done.stderr[-2000:]}"
 
 
+@pytest.mark.slow
 def test_a_nan_in_an_image_or_in_the_weights_of_the_offsets_gives_nan_and_leaves_other_images_alone() -> None:
     run(MODELS)
 
 
+@pytest.mark.slow
 def test_a_nan_spreads_as_far_as_the_windows_that_hold_it_in_scripted_and_exported_layers_too() -> None:
     run(LAYER + FORMS)
 

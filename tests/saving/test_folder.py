@@ -180,6 +180,7 @@ def test_a_folder_without_a_fingerprint_cannot_be_verified(tmp_path: Path) -> No
         tbx.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_plain_timm_says_what_to_install(tmp_path: Path) -> None:
     tbx.save(timm.create_model("ext_test_resnet"), tmp_path)
     script = f"import timm; timm.create_model('local-dir:{tmp_path}')"

@@ -55,6 +55,21 @@ def test_a_model_with_torchvisions_weights_gives_torchvisions_outputs(name: str)
         assert torch.equal(got, wanted)
 
 
+@pytest.mark.slow
+def test_the_larger_models_with_torchvisions_weights_give_torchvisions_outputs() -> None:
+    """In one test, one after the other, since two of these nets need much memory."""
+    larger, x = [n for n in RESNETS + CONVNEXTS + EFFICIENTNETS if n not in KINDS], torch.randn(1, 3, 64, 64)
+    for name in larger:
+        reference = filled(theirs(name))
+        with torch.device("meta"):
+            model = timm.create_model(name).eval()
+        tbx.load_checkpoint(model.to_empty(device="cpu"), reference.state_dict())
+        with torch.inference_mode():
+            wanted = reference(x)
+            assert 1e-3 < wanted.abs().max() < torch.inf, name
+            assert torch.equal(model(x), wanted), name
+
+
 def layers(model: nn.Module) -> Counter[tuple]:
     """What decides the function of a net beside its tensors: strides, pads, groups and epsilons."""
     found: Counter[tuple] = Counter()
@@ -348,6 +363,7 @@ def test_weights_averaged_over_training_are_taken_first() -> None:
     assert (model.fc.bias == 2).all()
 
 
+@pytest.mark.slow
 def test_the_eps_of_torchvisions_larger_efficientnets_is_saved(tmp_path) -> None:
     model = timm.create_model("ext_efficientnet_b5", num_classes=10)
     with torch.device("meta"):

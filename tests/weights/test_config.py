@@ -159,6 +159,7 @@ def test_every_ext_name_of_this_package_passes_its_own_check(tmp_path: Path) -> 
         assert not {"pretrained_strict", "checkpoint_path", "device", "cache_dir"} & allowed_arguments(name), name
 
 
+@pytest.mark.slow
 def test_no_hostile_config_takes_more_than_two_seconds_or_a_gigabyte() -> None:
     script = Path(__file__).with_name("hostile.py")
     done = subprocess.run(

@@ -92,6 +92,7 @@ def test_a_package_that_is_not_installed_names_the_pip_command(monkeypatch) -> N
         find_package("nothing")
 
 
+@pytest.mark.slow
 def test_weights_of_a_package_become_a_folder_that_credits_it(tmp_path) -> None:
     folder = tmp_path / "lite0"
     done = CliRunner().invoke(main, ["save", "ext_tf_efficientnet_lite0", str(folder), "--weights", LITE0])

@@ -1,5 +1,6 @@
 """Levels, parameters and multiply-adds of a model, computed on the meta device, without weights."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .._types import Model
 from ..families import Level, levels
 
-__all__ = ["Description", "describe", "describe_model"]
+__all__ = ["Description", "describe", "describe_model", "multiply_adds"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,16 @@ def describe_model(model: Model) -> Description:
     """Describe a full timm model that is on the meta device."""
     model = model.eval()
     size = (model.in_chans, *model.pretrained_cfg["input_size"][1:])
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv2d}
-    ) as counter:
-        model(torch.empty(1, *size, device="meta"))
-    return Description(levels(model), _count(model), counter.get_total_flops() / 2e9, size)
+    return Description(levels(model), _count(model), multiply_adds(model, (1, *size)) / 1e9, size)
+
+
+def multiply_adds(model: Model, shape: tuple[int, ...]) -> float:
+    """Multiply-adds of a forward pass on images of a shape (N, C, H, W); the model may be on any device."""
+    twin = copy.deepcopy(model).to("meta").eval()
+    mapping = {torch.ops.torchvision.deform_conv2d: _deform_conv2d}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        twin(torch.empty(shape, device="meta"))
+    return counter.get_total_flops() / 2
 
 
 def _count(model: Model) -> int:

@@ -257,14 +257,18 @@ def serve(root: str, tokens_file: str | None, **options: Any) -> None:
 @token_option
 @as_json
 def mirror_command(repo: str, root: str, as_json: bool, **options: Any) -> None:
-    """Copy a commit of REPO, under its own id, to the local Hub in folder ROOT, for use without a network."""
+    """Copy a commit of REPO, under its own id, to the local Hub in folder ROOT, for use without a network.
+
+    A repo that holds only the difference to a base brings its base along.
+    """
     from ..local_hub.mirror import mirror
 
     done = mirror(repo, root, **options)
     if done.kept:
         click.echo(f"Warning: branch {done.kept} has commits that were made here, and stays where it is", err=True)
     facts = {"repo": repo, **asdict(done), "root": root}
-    return print_json(facts) if as_json else click.echo(f"{repo}@{done.commit}: {done.files} files in {root}")
+    base = f", and its base {done.base}" if done.base else ""
+    return print_json(facts) if as_json else click.echo(f"{repo}@{done.commit}: {done.files} files in {root}{base}")
 
 
 @hub.command("fsck", cls=Verb, examples=["timm-ext hub fsck hub-folder --gc"])

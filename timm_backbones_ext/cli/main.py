@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class
 from .._version import __version__
 from ..errors import BackboneError
 from . import catalog, convert, deploying, hub
+from .bench import bench
 from .classify import classify
 from .depth import depth_study
 from .detector import train_detector
@@ -88,6 +89,7 @@ for command in (
     classify,
     *convert.COMMANDS,
     *deploying.COMMANDS,
+    bench,
     *hub.COMMANDS,
     scale,
     train_detector,

@@ -39,7 +39,9 @@ class Timing:
 
 
 def _rounded(value: Any) -> Any:
-    return [round(v, 3) for v in value] if isinstance(value, tuple) else float(f"{value:.4g}")
+    if isinstance(value, tuple):
+        return [round(each, 3) for each in value]
+    return value if isinstance(value, int) else float(f"{value:.4g}")
 
 
 def rounds_for(calls: Mapping[str, Callable[[], Any]], seconds: float) -> int:

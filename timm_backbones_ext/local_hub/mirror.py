@@ -1,8 +1,9 @@
 """Copies of repos for networks without the Hub: one commit, under its own id, into the folder of a local Hub."""
 
+import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .store import Commit, File, Store
 
 __all__ = ["Mirrored", "adopt", "mirror"]
 
+CONFIG = "config.json"
 MIRROR = "another Hub"
 """Author of commits that came from there; no user has a name of two words."""
 
@@ -28,13 +30,16 @@ class Mirrored:
     files: int
     kept: str | None = None
     """Branch that was not moved, since it has commits that were made here."""
+    base: str | None = None
+    """Base of a difference, as "owner/name@commit"; it was copied too."""
 
 
 def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token: str | bool | None = None) -> Mirrored:
     """Copy a commit of a repo, all of its files, to a local Hub; a lock file that names the commit stays right.
 
-    A private repo is private here too. The branch that was asked for moves to the commit, unless it has commits that
-    were made here; the commit can be had by its id in any case.
+    A repo that holds only the difference to a base (`save(delta=True)`) cannot be loaded without the base, so that is
+    copied first. A private repo is private here too. The branch that was asked for moves to the commit, unless it has
+    commits that were made here; the commit can be had by its id in any case.
 
     Args:
         repo_id: "owner/name".
@@ -43,13 +48,33 @@ def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token
         token: Access token; that of `hf auth login` by default.
 
     Raises:
-        HubError: The repo cannot be read, or a file is not what the Hub recorded; the local Hub is as it was.
+        HubError: The repo or its base cannot be read, or a file is not what the Hub recorded; the local Hub does not
+            have the repo then.
     """
     repo = Repo(repo_id, revision, token=token)
+    base = _base_of(repo)
+    if base:
+        _copy(Repo(*base, token=token), root)
+    return replace(_copy(repo, root), base="@".join(base) if base else None)
+
+
+def _base_of(repo: Repo) -> tuple[str, str] | None:
+    """Id and commit of the base that a repo holds the difference to; None for a whole one."""
+    if not repo.has(CONFIG):
+        return None
+    try:
+        base = json.loads(repo.file(CONFIG).read_bytes())["timm_backbones_ext"]["delta"]["base"]
+        return str(base["repo"]), str(base["commit"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _copy(repo: Repo, root: str | Path) -> Mirrored:
+    """Copy the files of one commit."""
     contents = repo.contents()
     if not contents:
         raise HubError(f"{repo.place} has no files, or cannot be reached; nothing was copied")
-    private = bool(HfApi(token=token).model_info(repo.id, revision=repo.commit).private)
+    private = bool(HfApi(token=repo.token).model_info(repo.id, revision=repo.commit).private)
     store, files = Store(root), []
     for name, content in contents.items():
         with repo.file(name).open("rb") as file:

@@ -2,13 +2,27 @@
 
 from typing import Any
 
-from timm.models import ResNet
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import ResNet, build_model_with_cfg
+from timm.models.resnet import Bottleneck
 
-from ..registry import build, variant
+from ..registry import architecture, build, variant
 
 __all__: list[str] = []  # timm appends each entry function's name
 
-default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry
+default_cfgs: dict[str, Any] = {}  # filled by @variant from timm's registry, and by @architecture
+
+CONFIG = {
+    "input_size": (3, 224, 224),
+    "pool_size": (7, 7),
+    "num_classes": 1000,
+    "crop_pct": 0.875,
+    "interpolation": "bicubic",
+    "mean": IMAGENET_DEFAULT_MEAN,
+    "std": IMAGENET_DEFAULT_STD,
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
 
 
 @variant("test_resnet")
@@ -122,4 +136,15 @@ def ext_resnet50_gca(pretrained: bool = False, **kwargs: Any) -> ResNet:
 @variant("resnet50", "rep")
 def ext_resnet50_rep(pretrained: bool = False, **kwargs: Any) -> ResNet:
     """ResNet-50 with branches beside every 3x3 conv that merge away; starts as resnet50."""
+    return build(pretrained, **kwargs)
+
+
+def bottlenecks(name: str, layers: tuple[int, int, int, int], **kwargs: Any) -> ResNet:
+    """The net without edits, by timm's builder, with so many bottleneck blocks in its four stages."""
+    return build_model_with_cfg(ResNet, name, block=Bottleneck, layers=layers, **kwargs)
+
+
+@architecture(bottlenecks, "resnet", CONFIG, layers=(260, 64, 6, 3))
+def ext_resnet1001(pretrained: bool = False, **kwargs: Any) -> ResNet:
+    """ResNet of 1001 layers that a ResNet-50 grows into; new blocks are where they have the fewest weights."""
     return build(pretrained, **kwargs)
