@@ -30,6 +30,8 @@ class Text:
     sources: tuple[str, ...]
     page: str
     marks: tuple[str, str] | None = None
+    slow: bool = False
+    """Whether it takes tens of seconds."""
 
     def made(self) -> str:
         """The text that the JSON gives."""
@@ -57,6 +59,7 @@ class Picture:
     benchmark: str
     source: str
     file: str
+    slow = False
 
     def write(self) -> None:
         """Draw it, and write the digest of the JSON into it."""
@@ -109,10 +112,14 @@ MADE: tuple[Text | Picture, ...] = (
     Text("edit_study", "page", (STUDY, *_json("insertion")), "docs/guides/which-edit.md"),
     Text("insertion", "page", _json("insertion"), "docs/concepts/insertion.md"),
     Text("families", "page", _json("families"), "docs/concepts/families.md"),
+    Text("theory", "page", _json("depth", "insertion", "families"), "docs/concepts/theory.md"),
     Text("depth", "page", _json("depth"), "docs/concepts/depth.md"),
     Text("reliability", "page", _json("reliability"), "docs/concepts/reliability.md"),
     Text("cold_start", "page", _json("cold_start"), "docs/reference/cold-start.md"),
     Text("edits", "page", (COSTS,), "docs/reference/costs.md"),
+    Text("reference", "commands", (), "docs/reference/cli.md"),
+    Text("reference", "edits", (), "docs/reference/edits.md"),
+    Text("reference", "variants", (), "docs/reference/variants.md", slow=True),
     Picture("idea", "benchmarks/idea.json", "docs/pictures/idea.png"),
     Picture("detection", "benchmarks/detection.json", "docs/guides/fine-tuning.png"),
     Picture("insertion", "benchmarks/insertion.json", "docs/concepts/insertion.png"),

