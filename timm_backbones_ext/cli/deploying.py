@@ -1,13 +1,12 @@
 """The commands of `timm-ext` that make a model ready to serve: deploy, export."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..console import print_json
-from ..names import create, saved_folder
+from ..names import create
 from .convert import load_weights, weights_option
 from .options import as_json, edits_option, numbers, overwrite_option, pretrained_option
 from .verb import verb
@@ -126,8 +125,6 @@ def _model(
     """The model that a command names, with its weights; its feature maps if they are asked for."""
     from ..features import wrap
 
-    if Path(source).is_dir() or saved_folder(source):
-        made["pretrained"] = True
     model = create(source, **made)
     if weights:
         load_weights(model, weights, quiet=quiet)
