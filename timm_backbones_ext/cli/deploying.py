@@ -1,6 +1,7 @@
 """The commands of `timm-ext` that make a model ready to serve: deploy, export."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
