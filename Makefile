@@ -9,7 +9,7 @@ TOGETHER := -n 2 --dist worksteal tests
 OTHERS := ext_resnet18 or ext_resnet50_dcn or ext_convnext_atto # EfficientNets are what clients treat worst
 EXAMPLES := README.md docs # in one process: an example uses what those before it defined
 
-.PHONY: help setup test test-all test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel release-check docs bench check clean
+.PHONY: help setup test test-all test-timm peer test-lowest test-clients test-clients-fast test-page mutants demo lint fix wheel release-check docs bench figures check clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -52,6 +52,7 @@ test-clients: .venv-clients/.ready .venv-clients-mm/.ready ## the packages that 
 	rm -rf .cache/clients
 	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest -n 2 --dist loadfile tests/clients
 	HF_HUB_OFFLINE=1 .venv-clients-mm/bin/python -m pytest tests/clients/test_mmpretrain.py tests/clients/test_mmdet.py
+	HF_HUB_OFFLINE=1 .venv-clients/bin/python -m pytest docs/guides/segmentation.md docs/guides/transformers.md -W default
 	.venv-clients/bin/python tests/clients/table.py
 
 test-clients-fast: .venv-clients/.ready ## one of our models in each of them but mmpretrain, without the table
@@ -96,8 +97,9 @@ release-check: $(READY) ## what has to hold before a release: contents, metadata
 	$(UV) build --quiet
 	$(UV) run --locked --group release python tests/release_check.py $(UV) 3.10 3.13
 
-docs: $(READY) ## build the documentation into site/
+docs: $(READY) ## build the documentation into site/, and try its search
 	NO_MKDOCS_2_WARNING=1 $(UV) run --locked --group docs mkdocs build --strict --quiet
+	$(BIN)/python tests/site_search.py
 
 bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/autoload.py
@@ -109,8 +111,14 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/deploy.py
+	$(BIN)/python benchmarks/depthwise.py
+	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/figures.py
+
+figures: $(READY) ## make tables and figures of the documentation anew from the JSON that bench wrote; measures nothing
+	$(BIN)/python benchmarks/figures.py
 
 check: lint docs wheel test-timm test-all test-page test-clients-fast ## all of it, as CI does
 

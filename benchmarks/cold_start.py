@@ -4,7 +4,7 @@
 
 Fresh processes, ours and timm's in turn; imports are not counted. Memory is the peak after every byte was
 read, from Linux's /proc. Outputs are compared first. Writes
-benchmarks/cold_start.json.
+benchmarks/cold_start.json; `make figures` makes a page of it.
 """
 
 import json
@@ -77,6 +77,32 @@ def row(name: str, rounds: int) -> dict[str, float]:
         "timm_peak_of_file": round(statistics.median(theirs[1]) / size, 2),
         "ours_peak_of_file": round(statistics.median(ours[1]) / size, 2),
     }
+
+
+def page(result: dict) -> str:
+    """The figures as a page in Markdown."""
+    machine, versions = result["machine"], result["versions"]
+    rows = [
+        f"| {name} | {facts['timm_s']} | {facts['ours_s']} | {facts['times_faster']} | {facts['timm_peak_of_file']} | "
+        f"{facts['ours_peak_of_file']} |"
+        for name, facts in result["models"].items()
+    ]
+    return f"""\
+# Loading trained weights
+
+Made by `benchmarks/cold_start.py`: `timm.create_model` with trained weights from a local file, all of them read once.
+Each run is a fresh process, timm's model and the `ext_` one in turn; imports are not counted. Outputs are compared
+first. Figures are medians of {result["rounds"]} rounds. Memory is the peak as a multiple of the file's size.
+
+| model | timm, s | `ext_`, s | times as fast | timm, memory | `ext_`, memory |
+|---|---|---|---|---|---|
+{chr(10).join(rows)}
+
+The `ext_` model is built without data and given the tensors of the file; nothing is initialised to be thrown away.
+[Architecture](../concepts/architecture.md#how-a-model-is-loaded) has the steps.
+
+Measured with torch {versions["torch"]} and timm {versions["timm"]} on {machine["cores"]} {machine["processor"]} cores.
+"""
 
 
 def main(rounds: int = 7) -> None:

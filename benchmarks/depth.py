@@ -7,14 +7,13 @@ Writes benchmarks/depth.json, docs/concepts/depth.png and, from the JSON, docs/c
 """
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from timm_backbones_ext.apps.depth_study import DEPTHS, EPOCHS, run_study, steps, summary
+from timm_backbones_ext.apps.depth_study import DEPTHS, EPOCHS, draw, run_study, steps, summary
 from timm_backbones_ext.console import progress
 
 HERE = Path(__file__).parent
@@ -120,9 +119,10 @@ def main(*flags: str) -> None:
         torch.set_num_threads(1)
         with progress(steps(DEPTHS, SEEDS, EPOCHS), "epoch", every=EPOCHS) as step:
             run_study(HERE, seeds=SEEDS, step=step)
-        shutil.move(HERE / "depth.png", DOCS / "depth.png")
+        (HERE / "depth.png").unlink()
     result = json.loads((HERE / "depth.json").read_text(encoding="utf-8"))
     (DOCS / "depth.md").write_text(page(result), encoding="utf-8")
+    draw(result, DOCS / "depth.png")
     if wrong := failures(result):
         sys.exit("; ".join(wrong))
 

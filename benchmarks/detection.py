@@ -76,8 +76,9 @@ def measure(root: Path, epochs: int) -> dict[str, Curve]:
     return curves
 
 
-def draw(curves: dict[str, Curve], file: Path) -> None:
+def draw(result: dict, file: Path) -> None:
     """Curves of mAP over steps, one per run."""
+    curves = result["curves"]
     figure, axes = plt.subplots(figsize=(9, 4.2), dpi=100, layout="constrained")
     for name, (colour, style) in RUNS.items():
         steps, values = zip(*curves[name], strict=True)
@@ -150,7 +151,7 @@ def main(epochs: int = 5) -> None:
         sys.exit(f"the identity changes the mAP from {before} to {first[1]} at step {first[0]}")
     Path(__file__).with_suffix(".json").write_text(text + "\n")
     (DOCS / "fine-tuning.md").write_text(page(result), encoding="utf-8")
-    draw(curves, DOCS / "fine-tuning.png")
+    draw(result, DOCS / "fine-tuning.png")
 
 
 if __name__ == "__main__":

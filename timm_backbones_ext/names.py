@@ -15,6 +15,7 @@ from ._types import Model
 
 __all__ = [
     "HUB",
+    "carries_weights",
     "create",
     "editable",
     "find_folder",
@@ -171,12 +172,12 @@ def known(source: str) -> str:
 
 
 def create(source: str, *, edits: str | None = None, device: str = "cpu", **kwargs: Any) -> Model:
-    """The model that a source names, in eval mode.
+    """The model that a source names, in eval mode; a folder and a repo come with their weights.
 
     Args:
         source: Name of a model, a saved folder, or a repo on the Hub.
         edits: Edits beyond those of the model.
-        device: Device to build it on.
+        device: Device to build it on; no weights are loaded on "meta".
         kwargs: Further arguments of `timm.create_model`.
 
     Raises:
@@ -189,8 +190,15 @@ def create(source: str, *, edits: str | None = None, device: str = "cpu", **kwar
     from .transport import explained
 
     name = known(source)
+    if carries_weights(source) and device != "meta":
+        kwargs["pretrained"] = True
     with explained(source), torch.device(device):
         return timm.create_model(name, **editable(name, edits), **kwargs).eval()
+
+
+def carries_weights(source: str) -> bool:
+    """Whether a source is a folder or a repo, which come with their weights, and not the name of a model."""
+    return ":" in known(source)
 
 
 def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:

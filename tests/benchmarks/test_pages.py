@@ -1,41 +1,76 @@
-"""Tables in the documentation are those that the benchmarks make of their JSON."""
+"""Tables, pictures and numbers of the documentation are those of the JSON that the benchmarks wrote."""
 
+import importlib
 import json
-import os
-from importlib.util import module_from_spec, spec_from_file_location
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import pytest
 
+from timm_backbones_ext.registry import BUILT_IN
+
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+FIGURES = importlib.import_module("figures")
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+CITED = re.compile(r"benchmarks/(\w+)\.json")
+NUMBER = re.compile(r"(?<![\w.,/-])\d[\d,]*\.\d+(?![\w.])|\d+(?:\.\d+)?(?= ?%)")
 
 
-@pytest.fixture
-def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A benchmark as a module; those of the Hub set environment variables, which are taken back."""
-    environment = dict(os.environ)
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = spec_from_file_location(f"{request.param}_benchmark", ROOT / "benchmarks" / f"{request.param}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    os.environ.clear()
-    os.environ.update(environment)
-    return module
+ITEMS = [
+    pytest.param(item, id=f"{item.benchmark}-{type(item).__name__}-{at}", marks=pytest.mark.slow if item.slow else ())
+    for at, item in enumerate(FIGURES.MADE)
+]
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "make", "figures", "page"),
-    [
-        ("memory", "page", "benchmarks/memory.json", "guides/training-memory.md"),
-        ("delta", "tables", "benchmarks/delta.json", "guides/delta.md"),
-        ("deploy", "table", "benchmarks/deploy.json", "guides/deploy.md"),
-        ("edits", "page", "timm_backbones_ext/catalog/costs.json", "reference/costs.md"),
-        ("reliability", "page", "benchmarks/reliability.json", "concepts/reliability.md"),
-    ],
-    indirect=["benchmark"],
-)
-def test_a_page_shows_the_figures_of_its_json(benchmark: ModuleType, make: str, figures: str, page: str) -> None:
-    result = json.loads((ROOT / figures).read_text(encoding="utf-8"))
-    made = getattr(benchmark, make)(result)
-    assert made.strip() in (ROOT / "docs" / page).read_text(encoding="utf-8")
+@pytest.mark.parametrize("item", ITEMS)
+def test_a_page_and_a_picture_are_those_of_their_json(item: Any) -> None:
+    if isinstance(item, FIGURES.Picture):
+        assert item.there() == item.digest(), f"{item.file} is older than {item.source}: make figures"
+    else:
+        assert item.there() == item.made(), f"{item.page} is older than {item.sources}: make figures"
+
+
+def test_every_variant_has_its_row() -> None:
+    text = (ROOT / "docs" / "reference" / "variants.md").read_text(encoding="utf-8")
+    assert [name for name in BUILT_IN if f"| `{name}` |" not in text] == []
+
+
+def test_numbers_of_a_paragraph_that_cites_a_json_stand_in_it() -> None:
+    wrong = [
+        f"{page.relative_to(ROOT)}: {number} is not in benchmarks/{', '.join(cited)}.json"
+        for page in PAGES
+        for paragraph in _written(page).split("\n\n")
+        if (cited := CITED.findall(paragraph)) and not paragraph.startswith(("```", "|"))
+        for number in NUMBER.findall(re.sub(r"\]\([^)]*\)|`[^`]*`", "", paragraph))
+        if not any(_stands(number, name) for name in cited)
+    ]
+    assert not wrong
+
+
+def _written(page: Path) -> str:
+    """The text of a page without what is made from JSON."""
+    text = page.read_text(encoding="utf-8")
+    for item in FIGURES.MADE:
+        if isinstance(item, FIGURES.Text) and ROOT / item.page == page:
+            text = text.replace(item.there(), "")
+    return text
+
+
+def _stands(number: str, name: str) -> bool:
+    """Whether a JSON has a number, as it is, in percent, in thousandths or in millions, rounded as it was written."""
+    written, decimals = float(number.replace(",", "")), len(number.partition(".")[2])
+    result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    return any(round(scale * value, decimals) == written for value in _numbers(result) for scale in (1, 100, 1e3, 1e-6))
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers of a JSON."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float):
+        yield value

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from huggingface_hub import HfApi
 from PIL import Image
+from safetensors.torch import load_file
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext.cli.main import main
@@ -220,6 +221,9 @@ def test_a_folder_that_computes_something_else_is_status_1(folder: Path, tmp_pat
 def test_save_makes_a_folder_that_timm_reads(tmp_path: Path) -> None:
     output("save", "ext_resnet18", str(tmp_path / "out"), "--edits", "frozen_bn")
     assert timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).edits == ("frozen_bn",)
+    output("save", str(tmp_path / "out"), str(tmp_path / "edited"), "--edits", "eca")
+    states = [load_file(tmp_path / name / "model.safetensors") for name in ("out", "edited")]
+    assert all(value.equal(states[1][key]) for key, value in states[0].items())  # a folder comes with its weights
     again = call("save", "ext_resnet18", str(tmp_path / "out"))
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..console import is_terminal, print_json, progress, table
-from ..names import create, known, licences, one_of, saved_folder
+from ..names import carries_weights, create, known, licences, one_of, saved_folder
 from .options import (
     announce,
     as_json,
@@ -196,9 +196,10 @@ def features(source: str, output: str | None, overwrite: bool, as_json: bool, **
     picture = Path(output or f"{re.sub('[:/]+', '-', source.strip('./'))}-features.png")
     require_drawable(picture, overwrite=overwrite)
     photo = load_photo(options["image"], options["size"])
-    model, pretrained = _feature_model(source, options["edits"], options["pretrained"]), options["pretrained"]
+    model = _feature_model(source, options["edits"], options["pretrained"])
     maps = photo_maps(model, photo, options["levels"])
-    title = source if pretrained else f"{source}, random weights (--pretrained loads trained ones)"
+    trained = options["pretrained"] or carries_weights(source)
+    title = source if trained else f"{source}, random weights (--pretrained loads trained ones)"
     feature_maps(maps, photo, picture, title=title)
     columns = ("level", "channels", "stride", "size")
     rows = [(v.index, len(v.values), v.stride, "x".join(map(str, v.values.shape[1:]))) for v in maps]

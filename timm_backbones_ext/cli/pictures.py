@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ..console import print_json
-from ..names import create
+from ..names import carries_weights, create
 from .catalog import features
 from .convert import load_weights, weights_option
 from .options import announce, as_json, edits_option, overwrite_option, pretrained_option
@@ -126,7 +126,7 @@ def field(
         if twin := opened(edited):
             models[f"with {edits}, new entries random"] = twin
     fields = {name: receptive_field(model, size, level=level) for name, model in models.items()}
-    weights = "trained" if made["pretrained"] or made["weights"] else "random"
+    weights = "trained" if made["pretrained"] or made["weights"] or carries_weights(source) else "random"
     draw_fields(fields, file, title=f"effective receptive field of level {level}, {weights} weights")
     return _written(file, as_json, pixels={name: extent(found) for name, found in fields.items()})
 
