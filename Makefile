@@ -112,6 +112,7 @@ bench: $(READY) ## measure; writes the figures that docs and commands show
 	$(BIN)/python benchmarks/reliability.py
 	$(BIN)/python benchmarks/deploy.py
 	$(BIN)/python benchmarks/depthwise.py
+	$(BIN)/python benchmarks/int8.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/figures.py

@@ -124,6 +124,7 @@ MADE: tuple[Text | Picture, ...] = (
     Text("readme", "table", _json("deploy", "cold_start", "memory", "delta"), "README.md", _marks("readme")),
     Text("deploy", "table", _json("deploy"), "docs/guides/deploy.md", _marks("deploy")),
     Text("depthwise", "table", _json("depthwise"), "docs/guides/deploy.md", _marks("depthwise")),
+    Text("int8", "table", _json("int8"), "docs/guides/deploy.md", _marks("int8")),
     Text("delta", "tables", _json("delta"), "docs/guides/delta.md", FIGURES),
     Text("memory", "page", _json("memory"), "docs/guides/training-memory.md"),
     Text("detection", "page", _json("detection"), "docs/guides/fine-tuning.md"),

@@ -14,7 +14,8 @@ from PIL import Image
 
 import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
-from timm_backbones_ext.apps.edit_study import CANDIDATES, PLAIN, Settings, run_edit_study, runs, summary
+from timm_backbones_ext.apps.candidates import CANDIDATES, PEFT, PLAIN, trained_net
+from timm_backbones_ext.apps.edit_study import Settings, run_edit_study, runs, step_times, summary
 from timm_backbones_ext.apps.images import digit_scenes, read_images
 from timm_backbones_ext.apps.usual import USUAL, edit_usually
 from timm_backbones_ext.catalog.measured import STUDY, measured
@@ -50,9 +51,34 @@ def test_a_study_trains_each_form_from_both_starts_and_writes_json(tmp_path: Pat
     assert len(said) == runs((PLAIN, "eca"), 1) == 3
     assert json.loads((tmp_path / "edits.json").read_text()) == result
     assert result["costs"]["eca"]["params"] > result["costs"][PLAIN]["params"]
+    assert result["costs"]["eca"]["trained"] == result["costs"]["eca"]["params"]
     assert result["settings"]["steps"] == 4
     assert result["data"][0]["side"] == 32
     assert {row["candidate"] for row in result["summary"]} == {PLAIN, "eca"}
+
+
+def test_ways_that_train_fewer_parameters_start_as_the_net_and_learn_only_what_they_say() -> None:
+    plain = trained_net(10, seed=0).eval()
+    torch.nn.init.normal_(plain.classifier.weight)
+    x, learned = testing.image(plain, 32, 32), {}
+    expected = plain(x)
+    for name in ("lora, base frozen", PEFT, "classifier only"):
+        model = CANDIDATES[name].identity(copy.deepcopy(plain)).eval()
+        torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-4)
+        learned[name] = {key for key, value in model.named_parameters() if value.requires_grad}
+    assert learned["classifier only"] == {"classifier.weight", "classifier.bias"}
+    assert all("lora_" in key or "classifier" in key for key in learned[PEFT])
+    branches = [sum("lora" in key for key in learned[name]) for name in ("lora, base frozen", PEFT)]
+    assert branches[0] == branches[1] > 0
+
+
+def test_steps_of_candidates_are_timed_in_turn() -> None:
+    said = []
+    images, ways = digit_scenes(train=8, test=1, side=32), (PEFT, "classifier only")
+    times = step_times(images, 1, candidates=ways, settings=Settings(batch=2), step=said.append)
+    assert list(times) == [PLAIN, *ways]
+    assert times[PLAIN] == {"ratio": 1, "least": 1, "most": 1}
+    assert len(said) == 2
 
 
 def test_an_unknown_candidate_is_an_error_that_names_those_there_are(tmp_path: Path) -> None:
@@ -125,6 +151,7 @@ def test_the_committed_study_has_every_candidate_with_three_seeds() -> None:
     fashion = [run for run in MEASURED["runs"] if run["data"] == "Fashion-MNIST"]
     assert len(fashion) == runs(tuple(CANDIDATES), 3)
     assert "Fashion-MNIST" in measured("eca")
+    assert "Fashion-MNIST" in measured("lora")
     assert measured("dcn") == "not measured"
 
 

@@ -56,11 +56,11 @@ def test_repo_ids_cannot_leave_the_root(repo: str) -> None:
 
 KILLED = """
 import os, signal, sys
-from timm_backbones_ext.local_hub import pulls, store
+from timm_backbones_ext.local_hub import store
 hub = store.Store(sys.argv[1])
 file = store.File("x", hub.blobs.put(b"new"), 3, "0" * 40, lfs=False)
 with hub.database(write=True) as db:
-    num = pulls.open_pull(hub, "me/a", "half", "me", hub.resolve("me/a", "main"))
+    num = hub.open_pull("me/a", "half", "me", hub.resolve("me/a", "main"))
     db.set_trace_callback(lambda text: os.kill(os.getpid(), signal.SIGKILL) if text.startswith(sys.argv[2]) else None)
     hub.commit("me/a", f"pr/{num}", store.Draft("half", "", "me", {"x": file}))
 """

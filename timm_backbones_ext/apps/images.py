@@ -33,6 +33,8 @@ class Images:
     test: Tensor
     test_labels: Tensor
     classes: int
+    rate: float = 1.0
+    """Factor on the learning rate of the study of edits."""
 
 
 def read_images(folder: str | Path | None = None, *, train: int, test: int, side: int) -> Images:
@@ -126,4 +128,4 @@ def digit_scenes(*, train: int, test: int, side: int) -> Images:
         for row, (_, boxes) in enumerate(found):
             labels[row, [label for label, _ in boxes]] = 1
         parts += [_scaled(pixels, side), labels]
-    return Images("scenes of digits", *parts, classes=10)
+    return Images("scenes of digits", *parts, classes=10, rate=3.0)

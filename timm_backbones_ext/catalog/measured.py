@@ -1,6 +1,7 @@
 """What the study of `timm-ext edit-study` found of an edit: its JSON is part of the package."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ def study() -> dict[str, Any]:
 def measured(edit: str) -> str:
     """The evidence that was measured here for an edit, from its name, or "not measured"."""
     found = [
-        f"{row['data']} {row['gain']:+.3f} ({row['verdict']})"
+        f"{row['data']} {row['gain']:+.3f} ({', '.join([row['verdict'], *row['candidate'].split(', ')[1:]])})"
         for row in study()["summary"]
-        if row["candidate"].partition("(")[0] == edit and row["start"] == "identity"
+        if re.split(r"\W", row["candidate"])[0] == edit and row["start"] == "identity"
     ]
     return f"short fine-tuning of EfficientNet-Lite0: {'; '.join(found)}" if found else "not measured"

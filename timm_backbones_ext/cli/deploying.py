@@ -1,6 +1,7 @@
 """The commands of `timm-ext` that make a model ready to serve: deploy, export."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +19,7 @@ __all__ = ["COMMANDS"]
 
 NAMES = ("auto", "eager", "compile", "onnxruntime", "openvino", "ncnn")
 """Those of `deploy/runtimes`, which imports numpy."""
+PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 OPTIONS = (
     click.option("--example", default=None, help="Photo to check and to measure with."),
     click.option("--static", is_flag=True, help="For the example's size alone."),
@@ -38,11 +40,19 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@verb("deploy", examples=["timm-ext deploy ext_resnet50 served --pretrained --example photo.jpg"])
+@verb(
+    "deploy",
+    examples=[
+        "timm-ext deploy ext_resnet50 served --pretrained --example photo.jpg",
+        "timm-ext deploy FOLDER served --dtype int8 --calibration PHOTOS",
+    ],
+)
 @click.argument("source")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--runtime", default="auto", show_default=True, type=click.Choice(NAMES), help="How to run it.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16"]))
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "int8"]))
+@click.option("--calibration", default=None, help="For int8: a folder of photos like those that will come.")
+@click.option("--agreement", default=0.95, show_default=True, help="For int8: the least agreement with float32.")
 @click.option("--threads", default=None, type=click.IntRange(1), help="Threads; all cores by default.")
 @click.option("--seconds", default=4.0, show_default=True, help="Time to spend on measuring.")
 @model_options
@@ -51,6 +61,8 @@ def deploy_command(
     folder: str,
     runtime: str,
     dtype: str,
+    calibration: str | None,
+    agreement: float,
     threads: int | None,
     seconds: float,
     example: str | None,
@@ -65,11 +77,29 @@ def deploy_command(
     model = _model(source, quiet=as_json, **made)
     image = random_image(model) if example is None else example
     options: dict[str, Any] = {"dtype": dtype, "dynamic": not static, "threads": threads, "seconds": seconds}
+    if dtype == "int8":
+        options |= {"calibration": _photos(calibration), "agreement": agreement}
     deployed = deploy_model(model, image, runtime, **options, quiet=as_json)
     deployed.save(folder, overwrite=overwrite)
     if as_json:
         return print_json({key: value for key, value in deployed.facts.items() if key != "labels"})
-    return click.echo(f"{folder}: {deployed.facts['runtime']}, {deployed.facts['error']:.1e} from the model")
+    facts = deployed.facts
+    agreed = f", {facts['agreement_is']} agreement {facts['agreement']:.3f}" if dtype == "int8" else ""
+    return click.echo(f"{folder}: {facts['runtime']}, {facts['error']:.1e} from the model{agreed}")
+
+
+def _photos(folder: str | None) -> list[Path]:
+    """The files of a folder of photos.
+
+    Raises:
+        ValueError: No folder is given, or it is empty.
+    """
+    if folder is None or not Path(folder).is_dir():
+        raise ValueError(f"int8 needs a folder of photos: --calibration FOLDER; got {folder}")
+    found = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in PHOTOS)
+    if not found:
+        raise ValueError(f"{folder} holds no photos; expected files that end in {', '.join(PHOTOS)}")
+    return found
 
 
 @verb("export", examples=["timm-ext export ext_resnet50 model.onnx --pretrained"])

@@ -85,6 +85,7 @@ def save_command(
 @click.option("--as", "kind", type=click.Choice(["timm"]), help="Plain timm, for people without this package.")
 @delta_option
 @base_option
+@click.option("--export", default="", help="Files for other runtimes to add: onnx,openvino.")
 @click.option("--force", is_flag=True, help="Replace a backbone of another architecture.")
 @click.option("--delete-pickles", is_flag=True, help="Delete old pickles in the same commit.")
 @click.option("--sign", type=click.Path(dir_okay=False), help="Private key to sign with.")
@@ -99,6 +100,7 @@ def push(source: str, repo: str, dry_run: bool, kind: str | None, as_json: bool,
     """Push SOURCE, a saved folder or the name of a model, to REPO on the Hub."""
     from ..hub.upload import plan_push, push_to_hub
 
+    options["export"] = [kind for kind in options["export"].split(",") if kind]
     made = {"edits": options.pop("edits"), "pretrained": options.pop("pretrained")}
     folder = saved_folder(source)
     if folder is None and "/" in source and not source.startswith(HUB):
@@ -107,7 +109,7 @@ def push(source: str, repo: str, dry_run: bool, kind: str | None, as_json: bool,
         raise ValueError(f"{source} is a saved folder; --edits, --pretrained and --as are for the name of a model")
     model = folder or create(source, **made)
     if dry_run:
-        asked = {key: options[key] for key in ("revision", "token", "force", "delta", "base")}
+        asked = {key: options[key] for key in ("revision", "token", "force", "delta", "base", "export")}
         return _show_plan(plan_push(model, repo, as_timm=kind == "timm", **asked), as_json)
     commit = push_to_hub(model, repo, commit_message=options.pop("message"), as_timm=kind == "timm", **options)
     facts = {"repo": repo, "commit": commit.oid, "url": commit.commit_url, "pull_request": commit.pr_url}
@@ -121,6 +123,8 @@ def _show_plan(plan: "Plan", as_json: bool) -> None:
     table(("file", "bytes", "sha256", "is"), [(v.name, f"{v.size:,}", v.sha256[:16], v.status) for v in plan.changes])
     if plan.pickles:
         click.echo(f"old pickles, which --delete-pickles deletes: {', '.join(plan.pickles)}")
+    if plan.stale:
+        click.echo(f"exported files of other weights, which are deleted: {', '.join(plan.stale)}")
     for line in plan.details:
         click.echo(line)
     return click.echo("nothing was sent", err=True)

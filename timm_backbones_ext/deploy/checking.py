@@ -12,7 +12,7 @@ from .._types import Model
 from .fusion.graphs import listed
 from .runtimes import Run
 
-__all__ = ["Reference"]
+__all__ = ["Reference", "relative"]
 
 
 class Reference:
@@ -44,10 +44,11 @@ class Reference:
             got = run(image)
             if [np.shape(g) for g in got] != [e.shape for e in expected]:
                 return float("inf")
-            found = max(found, *(_relative(np.asarray(g, np.float64), e) for g, e in zip(got, expected, strict=True)))
+            found = max(found, *(relative(np.asarray(g, np.float64), e) for g, e in zip(got, expected, strict=True)))
         return found
 
 
-def _relative(got: np.ndarray, expected: np.ndarray) -> float:
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference, relative to the largest value that is expected; infinite for NaN."""
     difference = np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-30)
     return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf))

@@ -1,5 +1,6 @@
 """`deploy_model`: the runtime that is fastest on this machine among those that compute what the model computes."""
 
+import math
 import shutil
 import tempfile
 import weakref
@@ -24,17 +25,20 @@ from .loading import Deployed
 from .machine import cores, machine
 from .measuring import Timing, interleaved, rounds_for
 from .photos import prepared
+from .quantizing import Calibration
 from .runtimes import Options, Run, Runtime, find, installed
 from .saved import save_model
 
 __all__ = ["STEM", "as_example", "deploy_model", "random_image"]
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 SECONDS = 4.0
 """Time that `auto` spends on measuring."""
 STEM = "model"
 TOLERANCE = 0.1
 """Of bfloat16, which has 8 bits: a net of fifty layers differs by about a hundredth."""
+AGREEMENT = 0.95
+"""Of int8 with float32, on images that the quantiser has not seen."""
 MARGIN = 2
 """A way of computing that has a more exact one below it stays so far below the limit, for the sake of other images."""
 
@@ -47,6 +51,8 @@ class Candidate:
     run: Run
     options: Options
     error: float
+    agreement: float | None = None
+    """Of int8."""
 
 
 def deploy_model(
@@ -58,6 +64,8 @@ def deploy_model(
     dynamic: bool = True,
     threads: int | None = None,
     tolerance: float = TOLERANCE,
+    calibration: Any = None,
+    agreement: float = AGREEMENT,
     seconds: float = SECONDS,
     quiet: bool = False,
 ) -> Deployed:
@@ -72,10 +80,15 @@ def deploy_model(
         example: Images (N, C, H, W) in float32, a tensor or an array; or a photo, as a file or an image of pillow.
         runtime: "auto" for all that are installed but "compile", which compiles for minutes; one name, or several:
             "eager", "compile", "onnxruntime", "openvino", "ncnn".
-        dtype: "float32"; "bfloat16", which changes the function by about a hundredth.
+        dtype: "float32"; "bfloat16", which changes the function by about a hundredth; "int8", by the quantiser of ONNX
+            Runtime or OpenVINO (NNCF).
         dynamic: Whether batches and sides may differ from the example's.
         threads: Threads of the runtime; all cores by default.
         tolerance: With bfloat16, the largest difference of a map that is accepted, relative to its largest value.
+        calibration: For int8: photos, as files or images of pillow, of each of which crops are taken; or images
+            (N, C, H, W) in float32. Every second one calibrates, the others are compared.
+        agreement: With int8, the least agreement with the model that is accepted: of a classifier the share of images
+            whose likeliest class stays, of maps their mean cosine similarity.
         seconds: Time to spend on measuring.
         quiet: Print no progress and no table.
 
@@ -91,11 +104,12 @@ def deploy_model(
     runtimes = _chosen(runtime, dtype)
     plain, facts = plain_graph(model), facts_of(model)
     image = as_example(example, facts)
-    limit = plain.limit if dtype == "float32" else tolerance
+    limit = {"float32": plain.limit, "bfloat16": tolerance, "int8": math.inf}[dtype]
+    given = Calibration.of(calibration, model, plain, facts, agreement) if dtype == "int8" else None
     options = Options(dtype, dynamic, threads or cores())
     reference = Reference.around(model, image, plain.outputs["order"], dynamic=dynamic)
     with _scratch() as (folder, keep):
-        source = Source(model, plain, formats.Example(image, dynamic), reference, facts, folder, limit)
+        source = Source(model, plain, formats.Example(image, dynamic), reference, facts, folder, limit, given)
         candidates, words = source.candidates(runtimes, options)
         if not candidates:
             raise BackboneError(f"no runtime computes what the model computes: {_listed(words)}. Nothing was deployed")
@@ -176,6 +190,8 @@ class Source:
     folder: Path
     limit: float
     """Relative error that is accepted."""
+    calibration: Calibration | None = None
+    """For int8."""
 
     def candidates(self, runtimes: Sequence[Runtime], options: Options) -> tuple[list[Candidate], dict[str, str]]:
         """The runtimes that compute what the model computes; why the others do not."""
@@ -199,6 +215,8 @@ class Source:
         place.mkdir()
         if runtime.format:
             formats.write(self.plain, self.example, place, STEM, runtime.format, self.facts)
+        if self.calibration is not None:
+            return self._quantized(runtime, options, self.calibration, place)
         limit, errors = self.limit, []
         for way in range(len(runtime.ways)):
             chosen = Options(options.dtype, options.dynamic, options.threads, way)
@@ -209,6 +227,23 @@ class Source:
                 return Candidate(runtime, run, chosen, errors[-1])
         raise BackboneError(f"{runtime.name} changes the maps by {min(errors):.1e}, relative; allowed is {limit:.1e}")
 
+    def _quantized(self, runtime: Runtime, options: Options, given: Calibration, place: Path) -> Candidate:
+        """A runtime in int8.
+
+        Raises:
+            BackboneError: It agrees with the model on fewer images than was asked for.
+        """
+        runtime.quantize(place, given.used)
+        run = runtime.load(place, options)
+        found, error = given.compare(run)
+        if found < given.threshold:
+            raise BackboneError(
+                f"{runtime.name} in int8 agrees with the model by {found:.3f} ({given.measure}, {len(given.held_out)} "
+                f"images); asked for was {given.threshold:.3f}. Give more photos like those that the model will see, "
+                "accept a lower agreement, or deploy in bfloat16 or float32"
+            )
+        return Candidate(runtime, run, options, error, found)
+
     def facts_with(self, best: Candidate) -> dict[str, Any]:
         """The facts of the model in its runtime."""
         return {
@@ -218,7 +253,8 @@ class Source:
             "way": best.options.way,
             "exactness": "same function" if best.options.dtype == "float32" else "approximate",
             "error": float(f"{best.error:.2e}"),
-            "limit": float(f"{self.limit:.2e}"),
+            "limit": None if math.isinf(self.limit) else float(f"{self.limit:.2e}"),
+            **self._agreement(best),
             "dynamic": best.options.dynamic,
             "threads": best.options.threads,
             "example": list(self.example.image.shape),
@@ -226,6 +262,13 @@ class Source:
             "unsaved": "" if best.runtime.format else save_model(self.model, self.folder / best.runtime.name),
             "machine": machine(),
         }
+
+    def _agreement(self, best: Candidate) -> dict[str, Any]:
+        """What is said of int8."""
+        if self.calibration is None or best.agreement is None:
+            return {}
+        measure, images = self.calibration.measure, len(self.calibration.held_out)
+        return {"agreement": round(best.agreement, 4), "agreement_is": measure, "agreement_on": images}
 
 
 def _measured(candidates: list[Candidate], image: np.ndarray, seconds: float, *, quiet: bool) -> dict[str, Timing]:
@@ -246,9 +289,13 @@ def _print(candidates: list[Candidate], timings: dict[str, Timing], words: dict[
         shown = (
             [f"{1e3 * timing.median:.2f}", f"{1e3 * timing.low:.2f}-{1e3 * timing.high:.2f}"] if timing else ["", ""]
         )
-        rows.append([each.runtime.name, *shown, f"{each.error:.0e}", ""])
+        rows.append([each.runtime.name, *shown, f"{each.error:.0e}", _note(each)])
     rows += [[name, "", "", "", f"left out: {why}"] for name, why in words.items()]
     table(["runtime", "ms", "quartiles", "error", "note"], rows)
+
+
+def _note(candidate: Candidate) -> str:
+    return "" if candidate.agreement is None else f"agreement {candidate.agreement:.3f}"
 
 
 def _listed(words: dict[str, str]) -> str:

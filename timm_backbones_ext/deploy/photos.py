@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["prepared"]
+__all__ = ["crops", "prepared"]
 
 MODES = {1: "L", 3: "RGB"}
 CROPS = ("center", "squash")
@@ -24,14 +24,37 @@ def prepared(photo: Any, image: dict[str, Any]) -> np.ndarray:
         FileNotFoundError: There is no such file.
         OSError: The file is no picture.
     """
+    return _normal(_cropped(_opened(photo, image), tuple(image["size"][1:]), image), image)
+
+
+def crops(photo: Any, image: dict[str, Any], count: int, seed: int) -> list[np.ndarray]:
+    """Random squares of a photo, each (1, C, H, W) in float32; their area is a quarter of the photo's to all of it."""
     from PIL import Image
 
-    channels, height, width = image["size"]
+    opened, (_, height, width) = _opened(photo, image), image["size"]
+    by, random = Image.Resampling[image["interpolation"].upper()], np.random.default_rng(seed)
+    found = []
+    for scale in random.uniform(0.5, 1.0, count):
+        side = max(1, int(scale * min(opened.size)))
+        left, top = (int(random.integers(0, room - side + 1)) for room in opened.size)
+        found.append(_normal(opened.resize((width, height), by, (left, top, left + side, top + side)), image))
+    return found
+
+
+def _opened(photo: Any, image: dict[str, Any]) -> Any:
+    """A photo as an image of pillow, in the colours that the model takes."""
+    from PIL import Image
+
+    channels = image["size"][0]
     if channels not in MODES:
         raise ValueError(f"a photo has 1 or 3 channels and the model takes {channels}; call it with an array")
     opened = Image.open(photo) if isinstance(photo, (str, Path)) else photo
-    cropped = _cropped(opened.convert(MODES[channels]), (height, width), image)
-    pixels = np.asarray(cropped, dtype=np.float32).reshape(height, width, channels) / np.float32(255)
+    return opened.convert(MODES[channels])
+
+
+def _normal(picture: Any, image: dict[str, Any]) -> np.ndarray:
+    """(1, C, H, W): the pixels of a picture with the mean and std of the model."""
+    pixels = np.asarray(picture, dtype=np.float32).reshape(*picture.size[::-1], image["size"][0]) / np.float32(255)
     normal = (pixels - np.float32(image["mean"])) / np.float32(image["std"])
     return np.ascontiguousarray(normal.transpose(2, 0, 1)[None])
 

@@ -12,25 +12,29 @@ from torch.distributed import get_rank, is_initialized
 
 from .. import names
 from .._types import Model
+from ..deploy.exporting import export as write_export
 from ..saving.card import merge_cards
 from ..saving.folder import card_texts, require_one_form, write_card, write_folder, write_labels
 from ..saving.identity import identify
 from ..saving.manifest import write_manifest
 from ..saving.signing import sign_folder
-from ..weights.files import CARD, CONFIG, DETECTOR, FILES, SIGNATURE
+from ..weights.files import CARD, CONFIG, DETECTOR, EXPORTS, FILES, SIGNATURE
 from .preflight import preflight
 
 __all__ = ["drafted"]
 
 
 @contextmanager
-def drafted(source: Model | str | Path, repo_id: str, sign: str | Path | None, **made: Any) -> Generator[Path]:
+def drafted(
+    source: Model | str | Path, repo_id: str, sign: str | Path | None, export: Sequence[str] = (), **made: Any
+) -> Generator[Path]:
     """A scratch folder with the files to send.
 
     Args:
         source: A model, or a folder that `save` wrote.
         repo_id: "owner/name".
         sign: Private key to sign the files with.
+        export: Formats of `EXPORTS` to add.
         made: `label_names`, `card`, `metrics`, `as_timm`, `delta`, `base` and `token` of `save`.
 
     Raises:
@@ -38,26 +42,31 @@ def drafted(source: Model | str | Path, repo_id: str, sign: str | Path | None, *
         ValueError: The repo id is not valid, or the model cannot be saved, or sent from this rank.
     """
     names.repo_id(repo_id)
+    if unknown := [kind for kind in export if kind not in EXPORTS]:
+        raise ValueError(f"cannot push the format {unknown[0]!r}; there is: {', '.join(EXPORTS)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         if isinstance(source, (str, Path)):
-            _from_folder(names.find_folder(source), folder, **made)
+            model = _from_folder(names.find_folder(source), folder, **made)
         else:
-            _from_model(source, folder, **made)
+            model = _from_model(source, folder, **made)
+        for kind in export:
+            write_export(model.eval(), folder / EXPORTS[kind][0])
         write_manifest(folder)
         if sign is not None:
             sign_folder(folder, sign)
         yield folder
 
 
-def _from_model(model: Model, folder: Path, *, as_timm: bool, **made: Any) -> None:
+def _from_model(model: Model, folder: Path, *, as_timm: bool, **made: Any) -> Model:
+    """Write a model; what the files make is returned."""
     found = identify(model)
     if found.sharded:
         raise ValueError("the model is sharded: call tbx.save on every rank, then push the folder from one")
     if is_initialized() and get_rank() > 0:
         raise ValueError("every rank holds the same model: push it from rank 0 alone")
     write_folder(found, folder, as_timm=as_timm, **made)
-    preflight(folder, None if as_timm else found.model)
+    return preflight(folder, None if as_timm else found.model)
 
 
 def _from_folder(
@@ -70,8 +79,12 @@ def _from_folder(
     as_timm: bool,
     delta: bool,
     **of_base: Any,
-) -> None:
-    """Copy a saved folder, with the label names, the card's fields and the results that are asked for now."""
+) -> Model:
+    """Copy a saved folder, with the label names, the card's fields and the results that are asked for now.
+
+    Returns:
+        What the files make.
+    """
     require_one_form(as_timm=as_timm, delta=delta, base=of_base["base"])
     for name in (*FILES, *DETECTOR, SIGNATURE):
         if (source / name).is_file():
@@ -99,3 +112,4 @@ def _from_folder(
     new = (folder / CARD).read_text(encoding="utf-8")
     if old and new != old:
         (folder / CARD).write_text(merge_cards(old, new), encoding="utf-8")
+    return found.model

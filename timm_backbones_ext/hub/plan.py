@@ -17,7 +17,7 @@ from ..saving.card import REPO_PLACEHOLDER, merge_cards
 from ..saving.manifest import write_manifest
 from ..transport import CLIENT, Repo, listing, persist
 from ..transport.fetch import Content
-from ..weights.files import CARD, CONFIG, DETECTOR, FILES, HINT, SIGNATURE, WEIGHTS, read_header
+from ..weights.files import CARD, CONFIG, DETECTOR, EXPORTED, FILES, HINT, SIGNATURE, WEIGHTS, read_header
 
 __all__ = ["Change", "Plan", "make_plan"]
 
@@ -53,6 +53,8 @@ class Plan:
     changes: tuple[Change, ...]
     pickles: tuple[str, ...] = ()
     """Old pickles in the repo, which people may still load."""
+    stale: tuple[str, ...] = ()
+    """Exported files in the repo that were made of other weights; the commit deletes them."""
     details: tuple[str, ...] = ()
     """Lines that say what differs from the repo's files: in the config, in keys and shapes, in the card."""
 
@@ -92,11 +94,13 @@ def make_plan(
     card = (folder / CARD).read_text(encoding="utf-8").replace(REPO_PLACEHOLDER, repo_id)
     (folder / CARD).write_text(merge_cards(old.get(CARD, ""), card), encoding="utf-8")
     write_manifest(folder)
-    sent = [name for name in (*FILES, *DETECTOR, SIGNATURE) if (folder / name).is_file()]
-    changes = tuple(_change(folder / name, has.get(name)) for name in sent)
+    sent = [name for name in (*FILES, *DETECTOR, SIGNATURE, *EXPORTED) if (folder / name).is_file()]
+    changes = tuple(_change(folder, name, has.get(name)) for name in sent)
+    same = any((change.name, change.status) == (WEIGHTS, "unchanged") for change in changes)
+    stale = () if same else tuple(name for name in EXPORTED if name in has and name not in sent)
     pickles = tuple(sorted(name for name in has if name.endswith(PICKLES)))
     lines = _details(folder, old, remote, has) if details and remote else ()
-    return Plan(repo_id, revision or "main", parent, changes, pickles, tuple(lines))
+    return Plan(repo_id, revision or "main", parent, changes, pickles, stale, tuple(lines))
 
 
 def _held(api: HfApi, repo_id: str, revision: str | None) -> tuple[str | None, dict[str, Content]]:
@@ -137,8 +141,9 @@ def _base_of(config: str) -> str:
     return VARIANTS[name].base if name in VARIANTS else name
 
 
-def _change(path: Path, held: Content | None) -> Change:
-    change = Change(path.name, path.stat().st_size, sha256_of(path), git_blob_id(path.read_bytes()), "new")
+def _change(folder: Path, name: str, held: Content | None) -> Change:
+    path = folder / name
+    change = Change(name, path.stat().st_size, sha256_of(path), git_blob_id(path.read_bytes()), "new")
     return change if held is None else replace(change, status="unchanged" if change.same_as(held) else "changed")
 
 

@@ -38,6 +38,7 @@ def push_to_hub(
     as_timm: bool = False,
     delta: bool = False,
     base: str | None = None,
+    export: Sequence[str] = (),
     force: bool = False,
     delete_pickles: bool = False,
     sign: str | Path | None = None,
@@ -65,6 +66,9 @@ def push_to_hub(
         as_timm: Push a model without edits as the timm model that it is, for people without this package.
         delta: Push only the tensors that are not bit-identical to those of the base; see `save`.
         base: Hub id of the base; by default the repo that the weights came from, else that of the model's tag.
+        export: Files for other runtimes, made and checked by `export`, under the Hub's usual names: "onnx" for
+            `onnx/model.onnx`, "openvino" for `openvino/openvino_model.xml`. A later push of other weights makes them
+            anew or deletes them.
         force: Replace a backbone of another architecture.
         delete_pickles: Delete old pickles from the repo in the same commit.
         sign: Private key (PEM, elliptic curve) to sign the files with; `verify --trust` checks the signature.
@@ -81,11 +85,11 @@ def push_to_hub(
     """
     _require_known(gated, verify)
     made: dict[str, Any] = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
-    made |= {"delta": delta, "base": base, "token": token}
+    made |= {"delta": delta, "base": base, "token": token, "export": export}
     with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
         plan = make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force)
         push = _Push(HfApi(token=token, **CLIENT), folder, plan, revision, create_pr, commit_message or "Add backbone")
-        commit = push.commit(private, plan.pickles if delete_pickles else ())
+        commit = push.commit(private, (*plan.stale, *(plan.pickles if delete_pickles else ())))
         push.read_back(commit.oid)
         if gated:
             persist(lambda: push.api.update_repo_settings(repo_id, gated=gated))
@@ -114,6 +118,7 @@ def plan_push(
     as_timm: bool = False,
     delta: bool = False,
     base: str | None = None,
+    export: Sequence[str] = (),
     force: bool = False,
     delete_pickles: bool = False,
     sign: str | Path | None = None,
@@ -129,7 +134,7 @@ def plan_push(
     """
     _require_known(gated, verify)
     made: dict[str, Any] = {"label_names": label_names, "card": card, "metrics": metrics, "as_timm": as_timm}
-    made |= {"delta": delta, "base": base, "token": token}
+    made |= {"delta": delta, "base": base, "token": token, "export": export}
     with drafted(model, repo_id, sign, **made) as folder, explained(repo_id):
         return make_plan(folder, repo_id, revision=revision, tag=tag, token=token, force=force, details=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Tokens", "User", "parse_tokens"]
+__all__ = ["STRANGER", "Tokens", "User", "parse_tokens"]
 
 ROLES = ("read", "write", "admin")
 
@@ -20,14 +20,13 @@ class User:
     """"read", "write" (in the own namespace and those of the teams), or "admin" (everywhere)."""
     teams: tuple[str, ...] = ()
 
-    @property
-    def writes(self) -> bool:
-        """Whether the user may write anywhere."""
-        return self.role != "read"
-
     def owns(self, repo: str) -> bool:
         """Whether a repo is in a namespace of the user's."""
         return self.role == "admin" or repo.partition("/")[0] in (self.name, *self.teams)
+
+
+STRANGER = User("", "none")
+"""Whoever shows no token."""
 
 
 def parse_tokens(text: str) -> dict[str, User]:
@@ -57,7 +56,9 @@ class Tokens:
         self.read = parse_tokens(self.file.read_text()) if self.file else {}
 
     def user(self, token: str) -> User | None:
-        """The user of a token."""
+        """The user of a token; None if nobody has it."""
+        if not token:
+            return STRANGER
         if not self.required:
             return User("local", "admin")
         try:

@@ -1,41 +1,37 @@
 """How the Hub writes what a local Hub answers: files, commits, refs and dates as JSON."""
 
-import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from .store import Commit, File
+from .store import Commit, File, Store
 
-__all__ = ["commit_entry", "iso", "model_info", "refs", "tree"]
+__all__ = ["commit_entry", "model_info", "pull", "refs", "status_change", "tree"]
 
 
-def iso(seconds: float) -> str:
+def _iso(seconds: float) -> str:
     """A date as the Hub writes it."""
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 def tree(files: Mapping[str, File]) -> dict[str, dict[str, Any]]:
-    """Folders and files of a commit by path, as the tree lists them; the id of a folder follows from its content."""
-    inside: dict[str, list[str]] = {}
-    for path, file in files.items():
-        while path := path.rpartition("/")[0]:
-            inside.setdefault(path, []).append(f"{file.path} {file.git}")
-    found: dict[str, dict[str, Any]] = {}
-    for path, text in sorted(inside.items()):
-        oid = hashlib.sha1("\n".join(text).encode(), usedforsecurity=False).hexdigest()
-        found[path] = {"type": "directory", "path": path, "oid": oid, "size": 0}
+    """Folders and files of a commit by path, as the tree lists them; folders have no id of their own here."""
+    folders = sorted({path[:end] for path in files for end, letter in enumerate(path) if letter == "/"})
+    found = {path: {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders}
     return {**found, **{path: _entry(file) for path, file in files.items()}}
 
 
 def _entry(file: File) -> dict[str, Any]:
     entry: dict[str, Any] = {"type": "file", "oid": file.git, "size": file.size, "path": file.path}
-    return {**entry, "lfs": {"oid": file.sha256, "size": file.size, "pointerSize": 134}} if file.lfs else entry
+    if file.lfs:  # the tree calls the hash by one name, and a model by the other
+        entry["lfs"] = {"oid": file.sha256, "sha256": file.sha256, "size": file.size, "pointerSize": 134}
+    return entry
 
 
 def commit_entry(commit: Commit) -> dict[str, Any]:
     """A commit as the history of a repo lists it."""
-    about = {"id": commit.oid, "title": commit.title, "message": commit.message, "date": iso(commit.date)}
+    about = {"id": commit.oid, "title": commit.title, "message": commit.message, "date": _iso(commit.date)}
     return {**about, "authors": [{"user": commit.author}]}
 
 
@@ -50,13 +46,24 @@ def refs(known: Mapping[str, str]) -> dict[str, Any]:
 
 def model_info(repo: str, history: Sequence[Commit], files: Mapping[str, File], private: bool) -> dict[str, Any]:
     """A repo at the newest commit of a history."""
-    siblings = []
-    for path, file in files.items():
-        item = {"rfilename": path, **_entry(file), "blobId": file.git}
-        if file.lfs:
-            item["lfs"] = {"sha256": file.sha256, **item["lfs"]}
-        siblings.append(item)
-    about = {"id": repo, "modelId": repo, "author": repo.partition("/")[0], "sha": history[0].oid, "tags": []}
-    dates = {"createdAt": iso(history[-1].date), "lastModified": iso(history[0].date)}
-    state = {"private": private, "gated": False, "disabled": False, "downloads": 0, "likes": 0}
-    return {**about, **dates, **state, "siblings": siblings}
+    about = {"id": repo, "author": repo.partition("/")[0], "private": private, "gated": False, "tags": []}
+    dates = {"createdAt": _iso(history[-1].date), "lastModified": _iso(history[0].date)}
+    siblings = [{"rfilename": path, "blobId": file.git, **_entry(file)} for path, file in files.items()]
+    return {**about, **dates, "sha": history[0].oid, "siblings": siblings}
+
+
+def pull(store: Store, repo: str, num: int) -> dict[str, Any]:
+    """A pull request."""
+    title, author, date, status = store.pull(repo, num)
+    about = {"num": num, "title": title, "createdAt": _iso(date), "author": {"name": author}, "status": status}
+    merged = store.resolve(repo, f"refs/pr/{num}") if status == "merged" else None
+    changes = {"base": "refs/heads/main", "mergeCommitId": merged}
+    behind = status == "open" and store.behind(repo, num)
+    state = {"isPullRequest": True, "changes": changes, "filesWithConflicts": behind, "diff": "", "events": []}
+    return {**about, **state, "repo": {"name": repo, "type": "model"}}
+
+
+def status_change(status: str, author: str) -> dict[str, Any]:
+    """What happened to a pull request just now."""
+    event = {"id": "0", "type": "status-change", "createdAt": _iso(time.time()), "author": {"name": author}}
+    return {"newStatus": {**event, "data": {"status": status}}}

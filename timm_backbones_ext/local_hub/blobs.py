@@ -1,16 +1,17 @@
-"""Content by its sha256: written beside its place, hashed on its way, and there only if it is whole."""
+"""Content by its sha256: written beside its place, and there only if it is whole."""
 
-import contextlib
-import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from .._digest import sha256_of
 from .names import Refused, checked_hash
 
-__all__ = ["Blobs", "Incoming"]
+__all__ = ["Blobs"]
 
 
 class Blobs:
@@ -29,12 +30,34 @@ class Blobs:
         path = self.path(sha256)
         return path.stat().st_size if path.is_file() else None
 
-    def put(self, content: bytes | Iterable[bytes], sha256: str = "", size: int | None = None) -> str:
-        """Keep content, whole or in chunks; returns its sha256."""
-        with Incoming(self, sha256, size) as file:
-            for chunk in [content] if isinstance(content, bytes) else content:
-                file.write(chunk)
-            return file.keep()
+    def put(self, content: bytes | Iterable[bytes], sha256: str = "") -> str:
+        """Keep content, whole or in chunks; returns its sha256, which has to be the one that is given."""
+        with self.incoming() as file:
+            file.writelines([content] if isinstance(content, bytes) else content)
+            return self.keep(file, sha256)
+
+    @contextmanager
+    def incoming(self) -> Generator[Any]:
+        """A file to write content to; it is gone afterwards unless it is kept."""
+        file = tempfile.NamedTemporaryFile(dir=self.folder, prefix="incoming-", delete=False)  # noqa: SIM115 - closed below
+        try:
+            with file:
+                yield file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+    def keep(self, file: Any, sha256: str = "") -> str:
+        """Put a written file in its place; Refused if it has another sha256 than the one that is given."""
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        got = sha256_of(Path(file.name))
+        if sha256 not in ("", got):
+            raise Refused(400, "BadDigest", f"expected content with sha256 {sha256}; got {got}")
+        target = self.path(got)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(file.name, target)
+        return got
 
     def free(self, needed: Container[str], older_than: float) -> tuple[int, int]:
         """Delete content that is not needed and unfinished files, if they are old; returns how many files and bytes."""
@@ -43,48 +66,3 @@ class Blobs:
         for path in sizes:
             path.unlink(missing_ok=True)
         return len(sizes), sum(sizes.values())
-
-
-class Incoming:
-    """A file that is hashed as it is written, and gone unless it is kept.
-
-    Args:
-        blobs: Where it is kept.
-        sha256: What it has to hash to; anything, if that is empty.
-        size: Bytes that it has to have.
-    """
-
-    def __init__(self, blobs: Blobs, sha256: str = "", size: int | None = None) -> None:
-        self.blobs, self.sha256, self.size = blobs, sha256, size
-        self.hash, self.written = hashlib.sha256(), 0
-        self.file = tempfile.NamedTemporaryFile(dir=blobs.folder, prefix="incoming-", delete=False)  # noqa: SIM115 - closed in __exit__
-
-    def __enter__(self) -> "Incoming":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which was raised already
-            self.file.close()
-        Path(self.file.name).unlink(missing_ok=True)
-
-    def write(self, chunk: bytes) -> None:
-        """Append a chunk; Refused if that makes more than was said."""
-        self.written += len(chunk)
-        if self.size is not None and self.written > self.size:
-            raise Refused(400, "BadDigest", f"expected {self.size} bytes; got more")
-        self.file.write(chunk)
-        self.hash.update(chunk)
-
-    def keep(self) -> str:
-        """Put the file in its place; Refused if it has another size or hash than was said."""
-        got = self.hash.hexdigest()
-        if self.sha256 not in ("", got) or self.size not in (None, self.written):
-            said = f"expected content with sha256 {self.sha256}"
-            raise Refused(400, "BadDigest", f"{said}; got {self.written} bytes with {got}")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        target = self.blobs.path(got)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(self.file.name, target)
-        return got

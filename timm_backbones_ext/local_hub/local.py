@@ -1,8 +1,4 @@
-"""A Hugging Face Hub on this machine, for tests, demos and teams without a network.
-
-timm-ext hub serve ROOT --port 5000
-HF_ENDPOINT=http://127.0.0.1:5000 python script.py
-"""
+"""How a local Hub is started: in this process, until interrupted, or in one of its own."""
 
 import json
 import os
@@ -19,7 +15,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .access import Tokens, User
-from .names import Refused
 from .store import Store
 
 __all__ = ["LocalHub", "main", "run", "serve"]
@@ -72,6 +67,7 @@ def serve(
         from filelock import FileLock, Timeout
 
         from .server import Hub
+        from .web import application
     except ImportError as error:
         raise ImportError(f'{error}. A local Hub needs: pip install "timm-backbones-ext[local-hub]"') from error
 
@@ -80,25 +76,20 @@ def serve(
         names |= {socket.gethostname(), socket.getfqdn()}
         if not public_url.startswith("https:"):
             print("Warning: plain HTTP. The network can read tokens and files; see --public-url", file=sys.stderr)
+    store, family = Store(root), socket.getaddrinfo(host, port)[0][0]
     with ExitStack() as stack:
-        store = Store(root)
         try:
             stack.enter_context(FileLock(store.root / "server.lock", timeout=0))  # which a killed process gives back
         except Timeout as error:
-            said = f"another server has {store.root}; stop it, or take another folder"
-            raise Refused(409, "Conflict", said) from error
+            raise ValueError(f"another server has {store.root}; stop it, or take another folder") from error
         shutil.rmtree(store.root / "xet", ignore_errors=True)  # uploads that a server before this one was to finish
         ports = [port] if storage_port is None else [port, storage_port]
-        sockets = [stack.enter_context(_listening(host, number)) for number in ports]
+        sockets = [stack.enter_context(socket.create_server((host, number), family=family)) for number in ports]
         port, *storage = [number.getsockname()[1] for number in sockets]
-        endpoint = public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        endpoint = public_url.rstrip("/") or f"http://{f'[{host}]' if ':' in host else host}:{port}"
         print(json.dumps({"endpoint": endpoint}), flush=True)
-        run(Hub(store, known, public_url, *storage).app(names), sockets)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    return socket.create_server((host, port), family=family)
+        hub = Hub(store, endpoint if public_url else "", storage[0] if storage else None, known)
+        run(application(hub.routes(), names), sockets)
 
 
 class LocalHub:
@@ -112,7 +103,6 @@ class LocalHub:
     Args:
         root: Folder of the Hub; a temporary one by default.
         tokens: Users by token.
-        port: Port of the API; a free one by default.
         options: More of what `serve` takes, as JSON has it.
     """
 
@@ -122,16 +112,12 @@ class LocalHub:
     """What the process runs: it calls `main`."""
 
     def __init__(
-        self, root: str | Path | None = None, tokens: Mapping[str, User] | None = None, port: int = 0, **options: Any
+        self, root: str | Path | None = None, tokens: Mapping[str, User] | None = None, **options: Any
     ) -> None:
         self.scratch = tempfile.TemporaryDirectory(prefix="local-hub-")
+        self.home = Path(self.scratch.name, "home")  # of a client's cache, for as long as the Hub runs
         self.root = Path(root) if root is not None else Path(self.scratch.name, "hub")
-        self.tokens, self.options = dict(tokens or {}), {"port": port, "storage_port": 0, **options}
-
-    @property
-    def home(self) -> Path:
-        """Home of a client's cache, for as long as the Hub runs."""
-        return Path(self.scratch.name, "home")
+        self.tokens, self.options = dict(tokens or {}), {"storage_port": 0, **options}
 
     @property
     def env(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Copies of repos for networks without the Hub: one commit, under its own id, into the folder of a local Hub."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -12,12 +13,11 @@ from huggingface_hub import HfApi
 from .._digest import CHUNK
 from ..errors import HubError
 from ..transport import Repo
-from .names import Refused, checked_ref, checked_repo, is_commit
+from .names import checked_ref, checked_repo, is_commit
 from .store import Commit, File, Store
 
 __all__ = ["Mirrored", "adopt", "mirror"]
 
-CONFIG = "config.json"
 MIRROR = "another Hub"
 """Author of commits that came from there; no user has a name of two words."""
 
@@ -35,11 +35,10 @@ class Mirrored:
 
 
 def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token: str | bool | None = None) -> Mirrored:
-    """Copy a commit of a repo, all of its files, to a local Hub; a lock file that names the commit stays right.
+    """Copy a commit of a repo, all of its files, to a local Hub, under its own id, as a lock file names it.
 
-    A repo that holds only the difference to a base (`save(delta=True)`) cannot be loaded without the base, so that is
-    copied first. A private repo is private here too. The branch that was asked for moves to the commit, unless it has
-    commits that were made here; the commit can be had by its id in any case.
+    The base of a difference (`save(delta=True)`) is copied first. A private repo is private here too. The branch that
+    was asked for moves to the commit, unless it has commits that were made here.
 
     Args:
         repo_id: "owner/name".
@@ -60,13 +59,11 @@ def mirror(repo_id: str, root: str | Path, revision: str | None = None, *, token
 
 def _base_of(repo: Repo) -> tuple[str, str] | None:
     """Id and commit of the base that a repo holds the difference to; None for a whole one."""
-    if not repo.has(CONFIG):
-        return None
-    try:
-        base = json.loads(repo.file(CONFIG).read_bytes())["timm_backbones_ext"]["delta"]["base"]
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        config = repo.file("config.json").read_bytes() if repo.has("config.json") else b"{}"
+        base = json.loads(config)["timm_backbones_ext"]["delta"]["base"]
         return str(base["repo"]), str(base["commit"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def _copy(repo: Repo, root: str | Path) -> Mirrored:
@@ -86,13 +83,12 @@ def _copy(repo: Repo, root: str | Path) -> Mirrored:
 
 def adopt(store: Store, repo: str, oid: str, files: Iterable[File], revision: str, *, private: bool) -> str | None:
     """Hold a commit of another Hub under its own id; returns the branch that had to stay where it was."""
-    if not is_commit(oid):
-        raise Refused(400, "BadRequest", f"{oid!r} is no commit")
-    checked_repo(repo)
     branches = set() if is_commit(revision) or revision.startswith("refs/") else {checked_ref(revision)}
     with store.database(write=True):
-        store.run("INSERT OR IGNORE INTO repos VALUES (?, ?)", repo, private)
-        store.run("UPDATE repos SET private = MAX(private, ?) WHERE id = ?", private, repo)
+        update = (
+            "INSERT INTO repos VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET private = MAX(private, excluded.private)"
+        )
+        store.run(update, checked_repo(repo), private)
         store.add_commit(repo, Commit(oid, None, "mirrored", "", MIRROR, time.time()), files)
         known, kept = store.refs(repo), None
         for name in branches | ({"main"} - {ref[6:] for ref in known}):

@@ -36,8 +36,9 @@ def checked_hash(name: str) -> str:
 def checked_repo(repo: str) -> str:
     """A repo id as it came, or Refused: ASCII only, since other letters look like these."""
     if not _REPO_ID.fullmatch(repo) or _REPO_NEVER.search(repo):
-        expected = "expected 'owner/name' of ASCII letters, digits, '-', '_' and '.'"
-        raise Refused(400, "BadRequest", f"{repo!r} is no repo id; {expected}")
+        raise Refused(
+            400, "BadRequest", f"{repo!r} is no repo id; expected 'owner/name' of ASCII letters, digits, -, _, ."
+        )
     return repo
 
 

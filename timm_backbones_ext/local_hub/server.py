@@ -4,168 +4,130 @@ Each route names who may call it and how long its body may be; `web` sees to bot
 """
 # ruff: noqa: D102 - the table of routes says what each method answers
 
-from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
-from . import answers, pulls
-from .access import Tokens, User
-from .names import Refused
-from .store import Store
-from .uploads import Uploads
-from .web import HANDLERS, Call, Door, entry, route
+from . import answers
+from .access import STRANGER, Tokens
+from .names import Refused, checked_hash
+from .uploads import LARGEST_FILE, Uploads
+from .web import Call, entry, route
 
 __all__ = ["Hub"]
 
 SMALL, MB = 64 << 10, 1 << 20
 REPO = "/api/models/{owner}/{name}"
-MODELS_ONLY = "this Hub holds models only"
-NO_GATES = "this Hub does not gate repos; make it private, and give out tokens"
 NO_TALK = "this Hub keeps pull requests, and neither discussions nor comments"
-NO_MOVES = "this Hub does not rename repos; push to the new id and delete the old one"
 
 
+@dataclass
 class Hub(Uploads):
     """The routes and what they answer."""
 
-    def __init__(self, store: Store, tokens: Tokens, public_url: str = "", storage_port: int | None = None) -> None:
-        super().__init__(store, public_url, storage_port)
-        self.tokens = tokens
-
-    def app(self, hosts: Collection[str]) -> ASGIApp:
-        """The ASGI application, for requests to hosts of these names."""
-        return Door(Starlette(routes=self.routes(), exception_handlers=HANDLERS), hosts)
+    tokens: Tokens
 
     def routes(self) -> list[Route]:
         """All routes: method, path, who may call, what is done, and how long a body may be."""
+        read, know, write, own = (partial(self.allow, right) for right in ("read", "know", "write", "own"))
         return [
-            route("GET", "/api/whoami-v2", self.user, self.whoami),
-            route("POST", "/api/validate-yaml", self.anyone, self.validate_yaml, MB),
-            route("POST", "/api/repos/create", self.writer, self.create_repo, SMALL),
-            route("DELETE", "/api/repos/delete", self.writer, self.delete_repo, SMALL),
-            route("POST", "/api/repos/move", self.writer, self.move_repo),
-            route("GET", "/api/models", self.anyone, self.list_models),
-            route("GET", REPO, self.reader, self.model_info),
-            route("GET", REPO + "/revision/{revision}", self.reader, self.model_info),
-            route("GET", REPO + "/tree/{revision}", self.reader, self.tree),
-            route("GET", REPO + "/tree/{revision}/{path:path}", self.reader, self.tree),
-            route("POST", REPO + "/paths-info/{revision}", self.reader, self.paths_info, MB),
-            route("GET", REPO + "/refs", self.reader, self.refs),
-            route("GET", REPO + "/commits/{revision}", self.reader, self.commits),
-            route("PUT", REPO + "/settings", self.owner, self.settings, SMALL),
-            route("POST", REPO + "/branch/{branch}", self.owner, self.create_branch, SMALL),
-            route("DELETE", REPO + "/branch/{branch}", self.owner, self.delete_branch),
-            route("POST", REPO + "/tag/{revision}", self.owner, self.create_tag, SMALL),
-            route("DELETE", REPO + "/tag/{tag}", self.owner, self.delete_tag),
-            route("GET", REPO + "/discussions", self.reader, self.list_pulls),
-            route("POST", REPO + "/discussions", self.contributor, self.open_pull, SMALL),
-            route("GET", REPO + "/discussions/{num:int}", self.reader, self.pull),
-            route("POST", REPO + "/discussions/{num:int}/{action}", self.contributor, self.set_status, SMALL),
-            route("POST", REPO + "/preupload/{revision}", self.contributor, self.preupload, 4 * MB),
-            route("POST", REPO + "/commit/{revision}", self.contributor, self.commit, 128 * MB),
-            route("GET", REPO + "/xet-write-token/{revision}", self.contributor, self.xet_token),
-            route("POST", "/{owner}/{name}.git/info/lfs/objects/batch", self.reader, self.lfs_batch, MB),
-            route("GET", "/{owner}/{name}/resolve/{revision}/{path:path}", self.reader, self.resolve),
+            route("GET", "/api/whoami-v2", know, self.whoami),
+            route("POST", "/api/validate-yaml", read, lambda call: {"errors": [], "warnings": []}, MB),
+            route("POST", "/api/repos/create", write, self.create_repo, SMALL),
+            route("DELETE", "/api/repos/delete", write, self.delete_repo, SMALL),
+            route("POST", "/api/repos/move", write, self.move_repo),
+            route("GET", "/api/models", read, self.list_models),
+            route("GET", REPO, read, self.model_info),
+            route("GET", REPO + "/revision/{revision}", read, self.model_info),
+            route("GET", REPO + "/tree/{revision}", read, self.tree),
+            route("GET", REPO + "/tree/{revision}/{path:path}", read, self.tree),
+            route("POST", REPO + "/paths-info/{revision}", read, self.paths_info, MB),
+            route("GET", REPO + "/refs", read, lambda call: answers.refs(self.store.refs(call.repo))),
+            route("GET", REPO + "/commits/{revision}", read, self.commits),
+            route("PUT", REPO + "/settings", own, self.settings, SMALL),
+            route("POST", REPO + "/branch/{ref}", own, self.create_branch, SMALL),
+            route("POST", REPO + "/tag/{revision}", own, self.create_tag, SMALL),
+            route("DELETE", REPO + "/branch/{ref}", own, partial(self.delete_ref, "heads")),
+            route("DELETE", REPO + "/tag/{ref}", own, partial(self.delete_ref, "tags")),
+            route("GET", REPO + "/discussions", read, self.list_pulls),
+            route("POST", REPO + "/discussions", write, self.open_pull, SMALL),
+            route("GET", REPO + "/discussions/{num:int}", read, self.pull),
+            route("POST", REPO + "/discussions/{num:int}/{action}", write, self.set_status, SMALL),
+            route("POST", REPO + "/preupload/{revision}", write, self.preupload, 4 * MB),
+            route("POST", REPO + "/commit/{revision}", write, self.commit, 128 * MB),
+            route("GET", REPO + "/xet-write-token/{revision}", write, self.xet_token),
+            route("POST", "/{owner}/{name}.git/info/lfs/objects/batch", read, self.lfs_batch, MB),
+            route("GET", "/{owner}/{name}/resolve/{revision}/{path:path}", read, self.resolve),
             *self.storage_routes(),
         ]
 
-    # who may call: each finds the user, and the repo where there is one, or refuses
-
-    def anyone(self, call: Call) -> None:
-        call.who = self.tokens.user(call.token) if call.token else None
-        if call.token and call.who is None:
+    def allow(self, right: str, call: Call) -> None:
+        """Find the user and the repo of a call; Refused if the right to read, to be known, to write or to own lacks."""
+        who = self.tokens.user(call.token)
+        if who is None:
             raise Refused(401, "InvalidToken", "Invalid credentials in Authorization header")
-
-    def user(self, call: Call) -> None:
-        self.anyone(call)
-        if call.who is None:
+        call.who = who
+        if "owner" in call.path_params:
+            call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
+        if who == STRANGER and right != "read":
             raise Refused(401, "Unauthorized", "a token is needed; run `hf auth login` or set HF_TOKEN")
-
-    def writer(self, call: Call) -> None:
-        self.user(call)
-        if call.who and not call.who.writes:
-            raise Refused(403, "Forbidden", f"the token of {call.name} may read only")
-
-    def reader(self, call: Call) -> None:
-        self.anyone(call)
-        call.repo = self.readable(call, f"{call.part('owner')}/{call.part('name')}")
-
-    def contributor(self, call: Call) -> None:
-        """One who may propose changes."""
-        self.reader(call)
-        self.writer(call)
-
-    def owner(self, call: Call) -> None:
-        self.contributor(call)
-        call.must_own(call.repo)
+        if who.role == "read" and right in ("write", "own"):
+            raise Refused(403, "Forbidden", f"the token of {who.name} may read only")
+        if right == "own":
+            call.must_own(call.repo)
 
     def readable(self, call: Call, repo: str) -> str:
         """The repo's id; a private one is there for its owners only."""
         found = self.store.find(repo)
-        if found is None or (found[1] and not (call.who and call.who.owns(found[0]))):
+        if found is None or (found[1] and not call.who.owns(found[0])):
             raise Refused(404, "RepoNotFound", "Repository not found")
         return found[0]
 
     # users and repos
 
     def whoami(self, call: Call) -> Any:
-        who = call.who or User("")
-        token = {"displayName": "local", "role": "write" if who.writes else "read"}
-        auth = {"type": "access_token", "accessToken": token}
-        orgs = [{"type": "org", "name": team, "fullname": team} for team in who.teams]
-        return {"type": "user", "id": who.name, "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
-
-    def validate_yaml(self, call: Call) -> Any:
-        """No card is read here, so none is wrong; the client asks before it sends one."""
-        return {"errors": [], "warnings": []}
+        who, role = call.who, "read" if call.who.role == "read" else "write"
+        auth = {"type": "access_token", "accessToken": {"displayName": "local", "role": role}}
+        orgs = [{"type": "org", "name": team} for team in who.teams]
+        return {"type": "user", "name": who.name, "fullname": who.name, "orgs": orgs, "auth": auth}
 
     def asked_repo(self, call: Call) -> str:
         """The id of a repo that is to be made or deleted; it is in a namespace of the user's."""
         if entry(call.asked, "type", str, "model") != "model":
-            raise Refused(501, "NotImplemented", MODELS_ONLY)
-        repo = f"{entry(call.asked, 'organization', str, '') or call.name}/{entry(call.asked, 'name')}"
+            raise Refused(501, "NotImplemented", "this Hub holds models only")
+        repo = f"{entry(call.asked, 'organization', str, '') or call.who.name}/{entry(call.asked, 'name')}"
         call.must_own(repo)
         return repo
 
     def create_repo(self, call: Call) -> Any:
-        repo, asked = self.asked_repo(call), call.asked
-        answer = {"url": f"{self.origin(call)}/{repo}", "name": repo, "id": repo}
-        private = entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)
-        try:
-            self.store.create_repo(repo, private=private, author=call.name)
-        except Refused as error:
-            if error.status != 409:
-                raise
-            return JSONResponse({**answer, "error": str(error)}, 409, headers={"X-Error-Message": str(error)})
-        return answer
+        repo = self.asked_repo(call)
+        answer = {"url": f"{self.origin(call)}/{repo}"}
+        if self.store.create_repo(repo, asks_private(call.asked), call.who.name):
+            return answer
+        return JSONResponse({**answer, "error": f"A model repository called {repo!r} already exists"}, 409)
 
     def delete_repo(self, call: Call) -> Any:
         self.store.delete_repo(self.readable(call, self.asked_repo(call)))
-        return {}
 
     def move_repo(self, call: Call) -> Any:
-        raise Refused(501, "NotImplemented", NO_MOVES)
+        raise Refused(501, "NotImplemented", "this Hub does not rename repos; push to the new id and delete the old")
 
     def settings(self, call: Call) -> Any:
-        asked = call.asked
-        if asked.get("gated"):
-            raise Refused(501, "NotImplemented", NO_GATES)
-        visibility = entry(asked, "visibility", str, "private" if entry(asked, "private", bool, False) else "public")
-        if {"visibility", "private"} & asked.keys():
-            self.store.set_private(call.repo, visibility == "private")
-        return {}
+        if call.asked.get("gated"):
+            raise Refused(501, "NotImplemented", "this Hub does not gate repos; make it private, and give out tokens")
+        if {"visibility", "private"} & call.asked.keys():
+            self.store.run("UPDATE repos SET private = ? WHERE id = ?", asks_private(call.asked), call.repo)
 
     def list_models(self, call: Call) -> Any:
         search, author = call.query_params.get("search", "").lower(), call.query_params.get("author")
         return [
-            {"id": repo, "modelId": repo, "private": private, "tags": []}
+            {"id": repo, "private": private, "tags": []}
             for repo, private in self.store.repos().items()
-            if (not private or (call.who and call.who.owns(repo)))
+            if (not private or call.who.owns(repo))
             and search in repo.lower()
             and author in (None, repo.partition("/")[0])
         ]
@@ -185,17 +147,14 @@ class Hub(Uploads):
         folder, deep = call.part("path").strip("/"), call.query_params.get("recursive", "").lower() in ("1", "true")
         if folder and found.get(folder, {}).get("type") != "directory":
             raise Refused(404, "EntryNotFound", f"{folder} is no folder of {call.part('revision')}")
-        start = len(folder) + 1 if folder else 0
-        below = [path for path in found if path[:start].rstrip("/") == folder and path != folder]
-        return [found[path] for path in below if deep or "/" not in path[start:]]
+        start = f"{folder}/" if folder else ""
+        below = {path.removeprefix(start): item for path, item in found.items() if path.startswith(start)}
+        return [item for path, item in below.items() if deep or "/" not in path]
 
     def paths_info(self, call: Call) -> Any:
         paths = parse_qs(call.content.decode()).get("paths", [])
         found = answers.tree(self.store.files(call.repo, self.revision(call)))
         return [found[path] for path in dict.fromkeys(paths) if path in found]
-
-    def refs(self, call: Call) -> Any:
-        return answers.refs(self.store.refs(call.repo))
 
     def commits(self, call: Call) -> Any:
         return [answers.commit_entry(commit) for commit in self.store.history(call.repo, self.revision(call))]
@@ -214,38 +173,48 @@ class Hub(Uploads):
             return self.file(file.sha256, **headers)
         return Response(status_code=302, headers={**headers, "Location": self.link(call, "GET", file.sha256)})
 
+    def lfs_batch(self, call: Call) -> Response:
+        """Links to upload what a repo lacks, for writers; or to download what it holds."""
+        upload = entry(call.asked, "operation", str, "") == "upload"
+        if upload:
+            self.allow("write", call)
+        objects = []
+        for item in entry(call.asked, "objects", list):
+            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
+            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
+            if not upload and held:
+                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
+            elif not upload or not 0 <= size <= LARGEST_FILE:
+                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
+            elif not held:
+                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
+            objects.append(answer)
+        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
+
     # branches, tags and pull requests
 
     def create_branch(self, call: Call) -> Any:
         start = self.store.resolve(call.repo, entry(call.asked, "startingPoint", str, "main"))
-        self.store.create_ref(call.repo, "heads", call.part("branch"), start)
-        return {}
+        self.store.create_ref(call.repo, "heads", call.part("ref"), start)
 
     def create_tag(self, call: Call) -> Any:
         self.store.create_ref(call.repo, "tags", entry(call.asked, "tag"), self.revision(call))
-        return {}
 
-    def delete_branch(self, call: Call) -> Any:
-        if call.part("branch") == "main":
-            raise Refused(403, "Forbidden", "Cannot delete refs/heads/main")
-        self.store.delete_ref(call.repo, "heads", call.part("branch"))
-        return {}
-
-    def delete_tag(self, call: Call) -> Any:
-        self.store.delete_ref(call.repo, "tags", call.part("tag"))
-        return {}
-
-    def list_pulls(self, call: Call) -> Any:
-        return pulls.listing(self.store, call.repo)
+    def delete_ref(self, kind: str, call: Call) -> Any:
+        self.store.delete_ref(call.repo, f"{kind}/{call.part('ref')}")
 
     def pull(self, call: Call) -> Any:
-        return pulls.details(self.store, call.repo, call.path_params["num"])
+        return answers.pull(self.store, call.repo, call.path_params["num"])
+
+    def list_pulls(self, call: Call) -> Any:
+        found = [answers.pull(self.store, call.repo, num) for num in self.store.pulls(call.repo)]
+        return {"discussions": found, "count": len(found), "start": 0}
 
     def open_pull(self, call: Call) -> Any:
         if not entry(call.asked, "pullRequest", bool, False):
             raise Refused(501, "NotImplemented", NO_TALK)
         head, title = self.store.resolve(call.repo, "main"), entry(call.asked, "title")
-        return {"num": pulls.open_pull(self.store, call.repo, title, call.name, head)}
+        return {"num": self.store.open_pull(call.repo, title, call.who.name, head)}
 
     def set_status(self, call: Call) -> Any:
         """Close or reopen a pull request, for owners and for who opened it; or merge it, for owners."""
@@ -255,6 +224,12 @@ class Hub(Uploads):
             raise Refused(501, "NotImplemented", NO_TALK)
         if status not in ("merged" if action == "merge" else "open", "closed"):
             raise Refused(400, "BadRequest", f"expected the status open or closed; got {status!r}")
-        if status == "merged" or pulls.author_of(self.store, call.repo, num) != call.name:
+        if status == "merged" or self.store.pull(call.repo, num)[1] != call.who.name:
             call.must_own(call.repo)
-        return pulls.set_status(self.store, call.repo, num, status, call.name)
+        self.store.set_status(call.repo, num, status)
+        return answers.status_change(status, call.who.name)
+
+
+def asks_private(asked: Any) -> bool:
+    """Whether a repo is to be private, as clients of huggingface_hub 2 and 1 say it."""
+    return entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)

@@ -42,10 +42,8 @@ CREATE TABLE IF NOT EXISTS uploads (
 );
 PRAGMA user_version = {FORMAT};
 """
-LFS = ("safetensors", "bin", "pt", "pth", "onnx", "h5", "gz", "zip", "npz", "pkl")
-"""Suffixes of what goes by LFS, whatever its size."""
+LFS = ("safetensors", "bin", "pt", "pth", "onnx", "h5", "gz", "zip", "npz", "pkl")  # suffixes, whatever the size
 ATTRIBUTES = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS).encode()
-"""`.gitattributes` of a new repo."""
 
 
 class File(NamedTuple):
@@ -94,8 +92,7 @@ class Store:
         self.root, self._own = Path(root), threading.local()
         self.blobs = Blobs(self.root / "blobs")
         self._file = self.root / "hub.sqlite"
-        self._file.touch()
-        self._file.chmod(0o600)
+        self._file.touch(0o600)
         with self.database() as db:
             (version,) = db.execute("PRAGMA user_version").fetchone()
             if version != FORMAT and db.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -104,25 +101,19 @@ class Store:
 
     @contextmanager
     def database(self, write: bool = False) -> Generator[sqlite3.Connection]:
-        """A connection; with `write`, one transaction that is committed at the end or leaves nothing behind.
-
-        Inside a transaction, all methods take part in it.
-        """
-        if (own := getattr(self._own, "transaction", None)) is not None:
+        """This thread's connection; with `write`, in a transaction that is committed whole or not at all."""
+        if (own := getattr(self._own, "db", None)) is not None:
             yield own
             return
-        with closing(sqlite3.connect(self._file, timeout=30, isolation_level=None)) as db:
+        with closing(sqlite3.connect(self._file, timeout=30, isolation_level=None)) as db, db:
             db.execute("PRAGMA synchronous=FULL")
-            if not write:
-                yield db
-                return
-            db.execute("BEGIN IMMEDIATE")
-            self._own.transaction = db
+            if write:
+                db.execute("BEGIN IMMEDIATE")
+            self._own.db = db
             try:
-                yield db  # closing takes back what was not committed
-                db.execute("COMMIT")
+                yield db
             finally:
-                self._own.transaction = None
+                self._own.db = None
 
     def run(self, query: str, *values: object) -> list[Any]:
         """The rows of one statement."""
@@ -131,15 +122,15 @@ class Store:
 
     # repos
 
-    def create_repo(self, repo: str, private: bool = False, author: str = "local") -> None:
-        """Make a repo with a first commit on `main`; Refused if the id is taken, whatever its upper case."""
-        checked_repo(repo)
-        first = File(".gitattributes", self.blobs.put(ATTRIBUTES), len(ATTRIBUTES), git_blob_id(ATTRIBUTES), lfs=False)
+    def create_repo(self, repo: str, private: bool = False, author: str = "local") -> bool:
+        """Make a repo with a first commit on `main`; returns False if the id is taken, whatever its upper case."""
         with self.database(write=True):
-            if self.find(repo):
-                raise Refused(409, "Conflict", f"A model repository called {repo!r} already exists")
+            if self.find(checked_repo(repo)):
+                return False
             self.run("INSERT INTO repos VALUES (?, ?)", repo, private)
+            first = self.small(".gitattributes", ATTRIBUTES)
             self._insert(repo, "heads/main", Draft("initial commit", "", author), None, [first])
+        return True
 
     def delete_repo(self, repo: str) -> None:
         """Forget a repo; `fsck --gc` frees what only it held."""
@@ -150,13 +141,8 @@ class Store:
 
     def find(self, repo: str) -> tuple[str, bool] | None:
         """The id of a repo as it was made, and whether it is private."""
-        return next(
-            ((name, bool(private)) for name, private in self.run("SELECT * FROM repos WHERE id = ?", repo)), None
-        )
-
-    def set_private(self, repo: str, private: bool) -> None:
-        """Make a repo private or public."""
-        self.run("UPDATE repos SET private = ? WHERE id = ?", private, repo)
+        rows = self.run("SELECT id, private FROM repos WHERE id = ?", repo)
+        return (rows[0][0], bool(rows[0][1])) if rows else None
 
     def repos(self) -> dict[str, bool]:
         """Ids of all repos, and whether each is private."""
@@ -192,13 +178,58 @@ class Store:
             checked_tree([*known, name])
             self.move(repo, f"{kind}/{name}", oid)
 
-    def delete_ref(self, repo: str, kind: str, name: str) -> None:
-        """Delete a branch or tag."""
-        with self.database(write=True) as db:
-            if not db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, f"{kind}/{name}")).rowcount:
+    def delete_ref(self, repo: str, name: str) -> None:
+        """Delete a branch or tag, but `main`."""
+        if name == "heads/main":
+            raise Refused(403, "Forbidden", "Cannot delete refs/heads/main")
+        with self.database() as db:
+            if not db.execute("DELETE FROM refs WHERE repo = ? AND name = ?", (repo, name)).rowcount:
                 raise Refused(404, "RevisionNotFound", f"Invalid rev id: {name}")
 
+    # pull requests: the content of number N is the ref `pr/N`
+
+    def pulls(self, repo: str) -> list[int]:
+        """Numbers of all pull requests of a repo, the newest first."""
+        return [num for (num,) in self.run("SELECT num FROM pulls WHERE repo = ? ORDER BY num DESC", repo)]
+
+    def pull(self, repo: str, num: int) -> tuple[str, str, float, str]:
+        """Title, author, date and status (open, closed or merged) of a pull request."""
+        for found in self.run("SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?", repo, num):
+            return found
+        raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+
+    def open_pull(self, repo: str, title: str, author: str, head: str) -> int:
+        """Open a pull request at a commit; returns its number."""
+        with self.database(write=True):
+            num = max(self.pulls(repo), default=0) + 1
+            self.run("INSERT INTO pulls VALUES (?, ?, ?, ?, ?, 'open')", repo, num, title, author, time.time())
+            self.move(repo, f"pr/{num}", head)
+        return num
+
+    def behind(self, repo: str, num: int) -> bool:
+        """Whether `main` has got commits since a pull request."""
+        refs = self.refs(repo)
+        return refs["heads/main"] not in [commit.oid for commit in self.history(repo, refs[f"pr/{num}"])]
+
+    def set_status(self, repo: str, num: int, status: str) -> None:
+        """Close, reopen or merge a pull request."""
+        with self.database(write=True):
+            was = self.pull(repo, num)[3]
+            if was == "merged" or (status == "merged" and was != "open"):
+                raise Refused(409, "Conflict", f"pull request {num} is {was}")
+            if status == "merged":
+                if self.behind(repo, num):
+                    raise Refused(
+                        409, "Conflict", f"main has got other commits since pull request {num}; open a new one"
+                    )
+                self.move(repo, "heads/main", self.resolve(repo, f"refs/pr/{num}"))
+            self.run("UPDATE pulls SET status = ? WHERE repo = ? AND num = ?", status, repo, num)
+
     # content and commits
+
+    def small(self, path: str, content: bytes) -> File:
+        """Keep the content of a file that does not go by LFS."""
+        return File(path, self.blobs.put(content), len(content), git_blob_id(content), lfs=False)
 
     def files(self, repo: str, oid: str) -> dict[str, File]:
         """Files of a commit by path."""
@@ -207,14 +238,12 @@ class Store:
 
     def history(self, repo: str, oid: str) -> list[Commit]:
         """A commit and those before it."""
-        query = """
-        WITH RECURSIVE line (oid, depth) AS (
-            SELECT ?2, 0 UNION ALL
-            SELECT parent, depth + 1 FROM commits JOIN line USING (oid) WHERE repo = ?1 AND parent IS NOT NULL
-        ) SELECT oid, parent, title, message, author, date
-        FROM commits JOIN line USING (oid) WHERE repo = ?1 ORDER BY depth
-        """
-        return [Commit(*row) for row in self.run(query, repo, oid)]
+        rows = self.run("SELECT oid, parent, title, message, author, date FROM commits WHERE repo = ?", repo)
+        known = {row[0]: Commit(*row) for row in rows}
+        line = [known[oid]]
+        while parent := line[-1].parent:
+            line.append(known[parent])
+        return line
 
     def holds(self, repo: str, sha256: str) -> bool:
         """Whether content belongs to a repo: a commit of it has it, or it was uploaded to it."""
@@ -227,19 +256,10 @@ class Store:
         self.run("INSERT OR REPLACE INTO uploads VALUES (?, ?, ?)", repo, sha256, time.time())
 
     def commit(self, repo: str, ref: str, draft: Draft, parent: str = "") -> str:
-        """Add and delete files in one step, and move a ref that is there to the new commit.
+        """Add and delete files in one step, and move a ref such as `heads/main` to the new commit, which is returned.
 
-        Args:
-            repo: The repo.
-            ref: Such as `heads/main`.
-            draft: What changes.
-            parent: Commit that the ref has to be at, or the start of its id.
-
-        Returns:
-            The new commit.
-
-        Raises:
-            Refused: The ref is not at `parent`, a path leads out of the repo, or content was not uploaded to this repo.
+        Refused: the ref is not at `parent` (the start of an id), a path leads out of the repo, or content was not
+        uploaded to this repo.
         """
         with self.database(write=True):
             head = self.resolve(repo, f"refs/{ref}")

@@ -2,6 +2,8 @@
 
 from base64 import b64decode
 from binascii import Error as NotBase64
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from secrets import token_bytes, token_hex
 from time import time
@@ -13,37 +15,33 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from .._digest import git_blob_id
-from . import pulls
-from .blobs import Incoming
 from .names import Refused, checked_hash, checked_path
 from .store import LFS, Draft, File, Store
 from .web import Call, chunks, entry, in_thread, read, route
 from .xet import LARGEST_SHARD, LARGEST_XORB, Scratch
 
-__all__ = ["Uploads"]
+__all__ = ["LARGEST_FILE", "Uploads"]
 
 LFS_SIZE, LARGEST_FILE = 1 << 20, 1 << 40
 LINK_SECONDS = 3600
 
 
+@dataclass
 class Uploads:
-    """What a Hub does with content.
+    """What a Hub does with content."""
 
-    Args:
-        store: Where it is kept.
-        public_url: What clients call this server, if that is not its address.
-        storage_port: Port that links to content lead to, if it is another than that of the API.
-    """
-
-    def __init__(self, store: Store, public_url: str, storage_port: int | None) -> None:
-        self.store, self.signer = store, URLSafeTimedSerializer(token_bytes())
-        self.public_url, self.storage_port = public_url.rstrip("/"), storage_port
+    store: Store
+    public_url: str
+    """What clients call this server, if that is not its address."""
+    storage_port: int | None
+    """Port that links to content lead to, if it is another than that of the API."""
+    signer: URLSafeTimedSerializer = field(init=False, default_factory=lambda: URLSafeTimedSerializer(token_bytes()))
 
     def storage_routes(self) -> list[Route]:
         """The routes whose permission is in the link, or in the token of one upload."""
         xet, link = "/xet/{upload}", "/storage/{sha256}"
         return [
-            route("GET", link, self.may_get, self.send_blob),
+            route("GET", link, partial(self.bound, "GET"), self.send_blob),
             Route(link, self.receive_blob, methods=["PUT"]),
             route("POST", f"{xet}/v1/xorbs/default/{{name}}", self.may_upload, self.receive_xorb, LARGEST_XORB),
             route("POST", f"{xet}/v1/shards", self.may_upload, self.receive_shard, LARGEST_SHARD),
@@ -51,11 +49,8 @@ class Uploads:
 
     def origin(self, call: Call, port: int | None = None) -> str:
         """Scheme, host and port that the client called, or the public ones; with another port, if there is one."""
-        netloc = call.headers["host"]
-        if port:
-            host = netloc if netloc.endswith("]") else netloc.rpartition(":")[0] or netloc
-            netloc = f"{host}:{port}"
-        return self.public_url or f"http://{netloc}"
+        called = call.base_url.replace(port=port) if port else call.base_url
+        return self.public_url or str(called).rstrip("/")
 
     def link(self, call: Call, method: str, digest: str, *bound: object) -> str:
         """A link to content; one to send content to is bound to its size and repo."""
@@ -71,13 +66,15 @@ class Uploads:
 
     # the storage
 
-    def may_get(self, call: Call) -> None:
-        """Refuse a link that this server did not make for this content, or that is too old."""
-        if self.signed(call.query_params.get("signed", ""), "GET") != [call.part("sha256")]:
+    def bound(self, method: str, request: Request) -> list[Any]:
+        """What a link is bound to; Refused if this server did not make it for this content, or if it is too old."""
+        digest, *bound = self.signed(request.query_params.get("signed", ""), method)
+        if digest != request.path_params["sha256"]:
             raise Refused(403, "AccessDenied", "the link is for other content")
+        return bound
 
     def send_blob(self, call: Call) -> Response:
-        """Send content."""
+        """Send the content of a link."""
         digest = call.part("sha256")
         if self.store.blobs.size(digest) is None:
             raise Refused(404, "EntryNotFound", f"{digest} is missing; run `timm-ext hub fsck`")
@@ -90,40 +87,35 @@ class Uploads:
 
     async def receive_blob(self, request: Request) -> Response:
         """Keep content if it is what its link says; it goes to the disk as it arrives."""
-        digest, size, repo = self.signed(request.query_params.get("signed", ""), "PUT")
-        if digest != request.path_params["sha256"]:
-            raise Refused(403, "AccessDenied", "the link is for other content")
-        with await in_thread(Incoming, self.store.blobs, digest, size) as file:
+        (size, repo), digest = self.bound("PUT", request), request.path_params["sha256"]
+        with self.store.blobs.incoming() as file:
             async for chunk in chunks(request, size):
                 await in_thread(file.write, chunk)
-            await in_thread(file.keep)
+            await in_thread(self.store.blobs.keep, file, digest)
         await in_thread(self.store.uploaded, repo, digest)
         return Response()
 
     def xet_token(self, call: Call) -> Response:
         """Where the client's Xet uploads to, a folder of this upload alone, and the token that opens it."""
         url = f"{self.origin(call, self.storage_port)}/xet/{token_hex(16)}"
-        token, until = self.signer.dumps((call.name, call.repo), salt="xet"), int(time()) + LINK_SECONDS
+        token, until = self.signer.dumps((call.who.name, call.repo), salt="xet"), int(time()) + LINK_SECONDS
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(until)}
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": until}, headers=headers)
 
     def may_upload(self, call: Call) -> None:
-        """Refuse a token that was not made for an upload."""
-        _, call.repo = self.signed(call.token, "xet")
-
-    def scratch(self, call: Call) -> Scratch:
-        """The folder of an upload: no other user and no other repo has the same."""
-        owner = "|".join([*self.signed(call.token, "xet"), call.part("upload")])
-        return Scratch(self.store, sha256(owner.encode()).hexdigest())
+        """Find the folder of an upload, which no other user and no other repo has; Refused without a token for it."""
+        name, call.repo = self.signed(call.token, "xet")
+        owner = f"{name}|{call.repo}|{call.part('upload')}"
+        call.state.scratch = Scratch(self.store, sha256(owner.encode()).hexdigest())
 
     def receive_xorb(self, call: Call) -> Any:
         """Keep a part of an upload until its shard arrives."""
-        self.scratch(call).put(checked_hash(call.part("name")), call.content)
+        call.state.scratch.put(checked_hash(call.part("name")), call.content)
         return {"was_inserted": True}
 
     def receive_shard(self, call: Call) -> Any:
         """Put the files of an upload together."""
-        for digest in self.scratch(call).register(call.content):
+        for digest in call.state.scratch.register(call.content):
             self.store.uploaded(call.repo, digest)
         return {"result": 1}
 
@@ -139,24 +131,6 @@ class Uploads:
             modes.append({"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False, "oid": oid})
         return {"files": modes}
 
-    def lfs_batch(self, call: Call) -> Response:
-        """Links to upload what a repo lacks, for writers; or to download what it holds."""
-        upload = entry(call.asked, "operation", str, "") == "upload"
-        if upload and not (call.who and call.who.writes):
-            raise Refused(403 if call.who else 401, "Unauthorized", "a token that may write is needed to upload")
-        objects = []
-        for item in entry(call.asked, "objects", list):
-            digest, size = checked_hash(entry(item, "oid")), entry(item, "size", int, 0)
-            answer, held = {"oid": digest, "size": size}, self.store.holds(call.repo, digest)
-            if not upload and held:
-                answer["actions"] = {"download": {"href": self.link(call, "GET", digest)}}
-            elif not upload or not 0 <= size <= LARGEST_FILE:
-                answer["error"] = {"code": 422 if upload else 404, "message": f"too large, or not in {call.repo}"}
-            elif not held:
-                answer["actions"] = {"upload": {"href": self.link(call, "PUT", digest, size, call.repo)}}
-            objects.append(answer)
-        return JSONResponse({"transfer": "basic", "objects": objects}, media_type="application/vnd.git-lfs+json")
-
     def commit(self, call: Call) -> Any:
         """Store the small files of a commit and make it, on its branch or as a pull request."""
         ref, proposed = self.target(call), call.query_params.get("create_pr") == "1"
@@ -165,12 +139,12 @@ class Uploads:
         said = next((value for key, value in values if key == "header"), {})
         add = {file.path: file for file in (self.file_of(key, value) for key, value in values) if file}
         delete = [entry(value, "path") for key, value in values if key in ("deletedFile", "deletedFolder")]
-        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.name, add, delete)
+        draft = Draft(entry(said, "summary", str, ""), entry(said, "description", str, ""), call.who.name, add, delete)
         url, answer = f"{self.origin(call)}/{call.repo}", {}
         with self.store.database(write=True):
             if proposed:
                 head = self.store.resolve(call.repo, f"refs/{ref}")
-                num = pulls.open_pull(self.store, call.repo, draft.title, call.name, head)
+                num = self.store.open_pull(call.repo, draft.title, call.who.name, head)
                 ref, answer = f"pr/{num}", {"pullRequestUrl": f"{url}/discussions/{num}"}
             oid = self.store.commit(call.repo, ref, draft, entry(said, "parentCommit", str, ""))
         return {"success": True, "commitOid": oid, "commitUrl": f"{url}/commit/{oid}", **answer}
@@ -181,7 +155,7 @@ class Uploads:
         ref = revision[5:] if revision.startswith("refs/") else f"heads/{revision}"
         if ref.startswith("tags/") or ref not in self.store.refs(call.repo):
             raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        mine = ref.startswith("pr/") and pulls.author_of(self.store, call.repo, int(ref[3:])) == call.name
+        mine = ref.startswith("pr/") and self.store.pull(call.repo, int(ref[3:]))[1] == call.who.name
         if not mine and call.query_params.get("create_pr") != "1":
             call.must_own(call.repo)
         return ref
@@ -193,12 +167,11 @@ class Uploads:
         path = checked_path(entry(value, "path"))
         if key == "file":
             content = entry(value, "content").encode()
-            if entry(value, "encoding", str, "utf-8") == "base64":
-                try:
-                    content = b64decode(content)
-                except NotBase64 as error:
-                    raise Refused(400, "BadRequest", f"{path}: {error}") from error
-            return File(path, self.store.blobs.put(content), len(content), git_blob_id(content), lfs=False)
+            try:
+                encoded = entry(value, "encoding", str, "utf-8") == "base64"
+                return self.store.small(path, b64decode(content) if encoded else content)
+            except NotBase64 as error:
+                raise Refused(400, "BadRequest", f"{path}: {error}") from error
         digest = checked_hash(entry(value, "oid"))
         size = entry(value, "size", int, self.store.blobs.size(digest) or 0)  # a copy does not say it
         pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {size}\n"

@@ -10,6 +10,7 @@ from secrets import token_hex
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool as in_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -17,12 +18,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .access import User
+from .access import STRANGER, User
 from .names import Refused
 
-__all__ = ["HANDLERS", "Call", "Door", "chunks", "entry", "in_thread", "read", "route"]
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+__all__ = ["Call", "application", "chunks", "entry", "in_thread", "read", "route"]
 
 
 def read(text: bytes) -> dict[str, Any]:
@@ -48,15 +47,10 @@ def entry(found: Any, key: str, kind: type = str, default: Any = None) -> Any:
 class Call(Request):
     """A request, and what is found out about it before the work begins."""
 
-    who: User | None = None
+    who: User = STRANGER
     repo = ""
     content = b""
     """The body."""
-
-    @property
-    def name(self) -> str:
-        """Name of the user."""
-        return self.who.name if self.who else ""
 
     @property
     def token(self) -> str:
@@ -69,9 +63,9 @@ class Call(Request):
         return read(self.content)
 
     def must_own(self, repo: str) -> None:
-        """Refuse users of other namespaces."""
-        if self.who is None or not (self.who.writes and self.who.owns(repo)):
-            raise Refused(403, "Forbidden", f"{self.name or 'a stranger'} may not write to {repo}")
+        """Refuse users of other namespaces; that a user may write at all is known by then."""
+        if not self.who.owns(repo):
+            raise Refused(403, "Forbidden", f"{self.who.name or 'a stranger'} may not write to {repo}")
 
     def part(self, name: str) -> str:
         """A part of the path, decoded."""
@@ -80,18 +74,16 @@ class Call(Request):
 
 async def chunks(request: Request, limit: int) -> AsyncIterator[bytes]:
     """The body, as it arrives; Refused if it is longer than its limit."""
-    length = request.headers.get("content-length", "0")
-    left = limit if length.isdecimal() and len(length) < 16 and int(length) <= limit else -1
-    if left >= 0:
-        async for chunk in request.stream():
-            if (left := left - len(chunk)) < 0:
-                break
-            yield chunk
-    if left < 0:
-        raise Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
+    too_long = Refused(413, "PayloadTooLarge", f"expected at most {limit} bytes", Connection="close")
+    if int(request.headers.get("content-length", 0)) > limit:  # the server has seen to it that it is a number
+        raise too_long
+    async for chunk in request.stream():
+        if (limit := limit - len(chunk)) < 0:
+            raise too_long
+        yield chunk
 
 
-def route(method: str, path: str, check: Callable[[Call], None], work: Callable[[Call], Any], limit: int = 0) -> Route:
+def route(method: str, path: str, check: Callable[[Call], Any], work: Callable[[Call], Any], limit: int = 0) -> Route:
     """A route whose caller is checked before its body is read; both the check and the work run in a thread."""
 
     async def answer(request: Request) -> Response:
@@ -99,7 +91,7 @@ def route(method: str, path: str, check: Callable[[Call], None], work: Callable[
         await in_thread(check, call)
         call.content = b"".join([chunk async for chunk in chunks(call, limit)]) if limit else b""
         said = await in_thread(work, call)
-        return said if isinstance(said, Response) else JSONResponse(said)
+        return said if isinstance(said, Response) else JSONResponse({} if said is None else said)
 
     return Route(path, answer, methods=[method])
 
@@ -110,42 +102,31 @@ async def failed(request: Request | None, error: Exception) -> Response:
         error = Refused(404, "RepoNotFound", f"this Hub has no {request.method} {request.scope['path']}")
     elif isinstance(error, (UnicodeError, ClientDisconnect)):  # JSON and URLs may hold halves of letters
         error = Refused(400, "BadRequest", f"expected UTF-8; {error}")
-    elif getattr(error, "errno", 0) in FULL or "disk is full" in str(error):
+    elif getattr(error, "errno", 0) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "disk is full" in str(error):
         error = Refused(507, "InsufficientStorage", "the disk of this Hub is full; nothing was stored")
     if not isinstance(error, Refused):
         raise error
     said = {"X-Error-Code": error.code, "X-Error-Message": str(error).encode("unicode_escape").decode()}
-    numbered = {"X-Request-Id": token_hex(8), **said, **error.headers}  # the client puts it into its error
-    return JSONResponse({"error": str(error)}, error.status, headers=numbered)
+    headers = {"X-Request-Id": token_hex(8), **said, **error.headers}
+    return JSONResponse({"error": str(error)}, error.status, headers=headers)
 
 
-HANDLERS: dict[Any, Any] = dict.fromkeys(
-    (Refused, HTTPException, UnicodeError, ClientDisconnect, OSError, sqlite3.OperationalError), failed
-)
-"""What Starlette answers for each error."""
-
-
-class Door:
-    """Lets requests in whose Host is one of this server, so that no web page can reach it under a name of its own.
+def application(routes: list[Route], hosts: Collection[str]) -> ASGIApp:
+    """The routes for requests whose Host is one of this server, so that no web page can reach it under its own name.
 
     Addresses are let in: a page that is to be taken for this server needs a name. Paths are routed as they were sent,
     since a branch may hold an encoded slash.
     """
+    errors: Any = (Refused, HTTPException, UnicodeError, ClientDisconnect, OSError, sqlite3.OperationalError)
+    app = Starlette(routes=routes, exception_handlers=dict.fromkeys(errors, failed))
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        app = self.app
-        if not self.knows(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
-            said = "this Hub was not started for that name; see --public-url"
-            app = await failed(None, Refused(421, "MisdirectedRequest", said))
-        await app({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
-
-    def knows(self, netloc: str) -> bool:
-        """Whether a Host header names this server."""
-        with contextlib.suppress(ValueError):
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        netloc, known = dict(scope["headers"]).get(b"host", b"").decode("latin-1"), False
+        with contextlib.suppress(ValueError):  # of what is neither a name nor an address
             host = urlsplit(f"//{netloc}").hostname or ""
-            return host.lower() in self.hosts or bool(ip_address(host))
-        return False
+            known = host.lower() in hosts or bool(ip_address(host))
+        said = Refused(421, "MisdirectedRequest", "this Hub was not started for that name; see --public-url")
+        work = app if known else await failed(None, said)
+        await work({**scope, "path": scope["raw_path"].decode("ascii", "replace")}, receive, send)
+
+    return answer

@@ -7,10 +7,7 @@ sha256 is right, and the xorbs are deleted. Nothing is stored or served as Xet.
 
 import contextlib
 import struct
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import lz4.frame
 
@@ -29,22 +26,10 @@ VERIFIED, WITH_SHA256 = 1 << 31, 1 << 30  # flags of a file's record
 PLAIN, LZ4, GROUPED = 0, 1, 2  # compression of a chunk; grouped: every fourth byte together
 
 
-class Term(NamedTuple):
-    """A part of a file: chunks `start` to `end` of a xorb, and their size when unpacked."""
-
-    xorb: str
-    size: int
-    start: int
-    end: int
-
-
-class Chunk(NamedTuple):
-    """Where the content of a chunk is in its xorb, and how it is packed."""
-
-    offset: int
-    packed: int
-    kind: int
-    size: int
+Term = tuple[str, int, int, int]
+"""A part of a file: a xorb, a size when unpacked, and the first of its chunks and the one after the last."""
+Chunk = tuple[memoryview, int, int]
+"""The content of a chunk as it is packed, its compression, and its size when unpacked."""
 
 
 class Scratch:
@@ -57,46 +42,41 @@ class Scratch:
         """Keep a xorb until the shard arrives; Refused if it cannot be read."""
         _chunks(content)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as draft:
-            draft.write(content)
-        Path(draft.name).replace(self.folder / name)
+        (self.folder / name).write_bytes(content)
 
     def register(self, shard: bytes) -> list[str]:
         """Put the files of a shard together and keep them; returns their sha256.
 
-        Raises:
-            Refused: A file has another sha256 than the shard says, its xorbs are not here or damaged, or it is larger
-                than they can make it.
+        Refused: a file has another sha256 than the shard says, its xorbs are not here or damaged, or it is larger than
+        they can make it.
         """
-        files = [(terms, sum(term.size for term in terms), sha256) for terms, sha256 in _files(shard)]
-        used = {self.folder / term.xorb for terms, *_ in files for term in terms}
+        files = dict(_files(shard))
+        used = {self.folder / xorb for terms in files.values() for xorb, *_ in terms}
         there = [path for path in used if path.is_file()]
         most = GROWTH * (len(shard) + sum(path.stat().st_size for path in there))
-        if (total := sum(size for _, size, _ in files)) > most:
+        if (total := sum(size for terms in files.values() for _, size, *_ in terms)) > most:
             raise _bad(f"the shard makes {total} bytes of content; what is here makes {most} at most")
-        for terms, size, sha256 in files:
+        for sha256, terms in files.items():
             if self.blobs.size(sha256) is None:  # it is when an answer was lost and the shard is sent again
-                self.blobs.put(self._unpacked(terms), sha256, size)
+                self.blobs.put(self._unpacked(terms), sha256)
         for path in there:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # other parts are on their way
             self.folder.rmdir()
-        return [sha256 for *_, sha256 in files]
+        return list(files)
 
     def _unpacked(self, terms: list[Term]) -> Iterator[bytes]:
         """The content of a file; the xorb that was read last is kept in memory."""
-        name, content, chunks = "", b"", []
-        for term in terms:
-            if term.xorb != name:
-                if not (path := self.folder / term.xorb).is_file():
-                    raise _bad(f"xorb {term.xorb} was not uploaded")
-                name, content = term.xorb, path.read_bytes()
-                chunks = _chunks(content)
-            run = chunks[term.start : term.end]
-            if len(run) != term.end - term.start or sum(chunk.size for chunk in run) != term.size:
-                raise _bad(f"chunks {term.start} to {term.end} of xorb {name} do not make {term.size} bytes")
-            for chunk in run:
-                yield _unpack(content, chunk)
+        name, chunks = "", []
+        for xorb, size, start, end in terms:
+            if xorb != name:
+                if not (path := self.folder / xorb).is_file():
+                    raise _bad(f"xorb {xorb} was not uploaded")
+                name, chunks = xorb, _chunks(path.read_bytes())
+            run = chunks[start:end]
+            if len(run) != end - start or sum(unpacked for *_, unpacked in run) != size:
+                raise _bad(f"chunks {start} to {end} of xorb {name} do not make {size} bytes")
+            yield from (_unpack(*chunk) for chunk in run)
 
 
 def _bad(message: str) -> Refused:
@@ -108,7 +88,7 @@ def _chunks(xorb: bytes) -> list[Chunk]:
     found, offset = [], 0
     while offset + 8 <= len(xorb) and xorb[offset] == 0:  # what follows the chunks begins with a letter
         packed, size = (int.from_bytes(xorb[at : at + 3], "little") for at in (offset + 1, offset + 5))
-        found.append(Chunk(offset + 8, packed, xorb[offset + 4], size))
+        found.append((memoryview(xorb)[offset + 8 :][:packed], xorb[offset + 4], size))
         offset += packed + 8
         if not 0 < size <= LARGEST_CHUNK:
             raise _bad(f"a chunk has {size} bytes; expected 1 to {LARGEST_CHUNK}")
@@ -117,18 +97,18 @@ def _chunks(xorb: bytes) -> list[Chunk]:
     return found
 
 
-def _unpack(xorb: bytes, chunk: Chunk) -> bytes:
-    data = xorb[chunk.offset : chunk.offset + chunk.packed]
+def _unpack(packed: memoryview, kind: int, size: int) -> bytes:
+    data = bytes(packed)
+    if kind not in (PLAIN, LZ4, GROUPED):
+        raise _bad(f"compression {kind} is unknown")
     try:
-        if chunk.kind in (LZ4, GROUPED):
-            data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=chunk.size + 1)
-        elif chunk.kind != PLAIN:
-            raise _bad(f"compression {chunk.kind} is unknown")
+        if kind != PLAIN:
+            data = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
     except (RuntimeError, EOFError) as error:
         raise _bad(f"a chunk cannot be unpacked: {error}") from error
-    if len(data) != chunk.size:
-        raise _bad(f"a chunk has {len(data)} bytes instead of {chunk.size}")
-    return _ungrouped(data) if chunk.kind == GROUPED else data
+    if len(data) != size:
+        raise _bad(f"a chunk has {len(data)} bytes instead of {size}")
+    return _ungrouped(data) if kind == GROUPED else data
 
 
 def _ungrouped(data: bytes) -> bytes:
@@ -141,8 +121,8 @@ def _ungrouped(data: bytes) -> bytes:
     return bytes(out)
 
 
-def _files(shard: bytes) -> Iterator[tuple[list[Term], str]]:
-    """Terms and sha256 of each file of a shard; no record is read that is not there."""
+def _files(shard: bytes) -> Iterator[tuple[str, list[Term]]]:
+    """Sha256 and terms of each file of a shard; no record is read that is not there."""
     at = ENTRY  # the header
     while at + ENTRY <= len(shard) and shard[at : at + 32] != END_OF_SECTION:
         flags, count = struct.unpack_from("<II", shard, at + 32)
@@ -150,8 +130,8 @@ def _files(shard: bytes) -> Iterator[tuple[list[Term], str]]:
         at = records + ENTRY * count * (2 if flags & VERIFIED else 1)
         if not flags & WITH_SHA256 or at + ENTRY > len(shard):
             raise _bad(f"a file of the shard has no sha256, or claims {count} terms that are not there")
-        rows = (struct.unpack_from("<32sIIII", shard, records + ENTRY * number) for number in range(count))
-        yield [Term(_hex(name), *row) for name, _, *row in rows], _hex(shard[at : at + 32])
+        rows = struct.iter_unpack("<32sIIII", shard[records : records + ENTRY * count])
+        yield _hex(shard[at : at + 32]), [(_hex(name), *row) for name, _, *row in rows]
         at += ENTRY
 
 

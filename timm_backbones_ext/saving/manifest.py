@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._digest import sha256_of
-from ..weights.files import CARD, DETECTOR, MANIFEST, PULLED
+from ..weights.files import CARD, DETECTOR, EXPORTED, MANIFEST, PULLED
 
 __all__ = ["FileCheck", "check_files", "write_manifest"]
 
-LISTED = (*PULLED, CARD, *DETECTOR)
+LISTED = (*PULLED, CARD, *DETECTOR, *EXPORTED)
 _LINE = re.compile(r"([0-9a-f]{64})  ([^\n]+)\n")
 
 

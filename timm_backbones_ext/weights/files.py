@@ -21,6 +21,8 @@ __all__ = [
     "CARD",
     "CONFIG",
     "DETECTOR",
+    "EXPORTED",
+    "EXPORTS",
     "FILES",
     "FINGERPRINT",
     "HINT",
@@ -40,6 +42,12 @@ PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
 FILES = (*PULLED, CARD, MANIFEST)
 DETECTOR = ("detector.json", "detector.safetensors")
 """What the folder of a trained detector has as well; they are pushed with its backbone."""
+EXPORTS = {
+    "onnx": ("onnx/model.onnx",),
+    "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),
+}
+"""Where files for other runtimes stand in a repo, by format: the Hub's usual names, which optimum writes and reads."""
+EXPORTED = tuple(name for names in EXPORTS.values() for name in names)
 HINT = "needs_pip_install_timm-backbones-ext"
 """Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}

@@ -1,7 +1,7 @@
 """What a runtime is to the rest: which packages it needs, what it can, and how its file is loaded."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -19,7 +19,7 @@ class Options:
     """How a runtime is to work."""
 
     dtype: str
-    """"float32" or "bfloat16"."""
+    """"float32", "bfloat16" or "int8"."""
     dynamic: bool
     """Whether batches and sides may differ from call to call."""
     threads: int
@@ -56,6 +56,10 @@ class Runtime:
             raise ImportError(
                 f"runtime {self.name!r} needs {', '.join(missing)}; run: pip install 'timm-backbones-ext[{self.extra}]'"
             )
+
+    def quantize(self, folder: Path, images: Sequence[np.ndarray]) -> None:
+        """Replace the file in a folder by its form in int8, calibrated with images (1, C, H, W); where it has one."""
+        raise NotImplementedError
 
     def of(self, model: Any, options: Options) -> Run:
         """The function of a live model; runtimes of torch's alone have it."""
