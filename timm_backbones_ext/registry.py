@@ -49,7 +49,7 @@ default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register;
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture that timm lacks: the function that makes its model, and the name of timm's module of its family."""
+    """An architecture that timm lacks: the function that makes its model, and the name of its family's timm module."""
 
     entry: Callable[..., Model]
     family: str
