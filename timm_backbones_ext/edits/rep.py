@@ -15,7 +15,7 @@ __all__ = ["BranchEdit", "Rep"]
 
 
 class BranchEdit(Edit):
-    """Base class: branches parallel to convs, each with a batch norm of weight zero at the start; `merge` folds them."""
+    """Base class: branches parallel to convs, each with a batch norm that starts at weight zero; `merge` folds them."""
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
         """Names and modules of the convs that get branches."""
