@@ -1,4 +1,4 @@
-"""Edits as text and on live models; what cannot be applied changes nothing."""
+"""Edits as text and on live models; an edit that cannot be applied changes nothing."""
 
 import copy
 import pickle

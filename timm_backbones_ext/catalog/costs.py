@@ -82,5 +82,5 @@ def _figures(base: str, edit: str | None) -> tuple[int, float]:
 
 @cache
 def _ratios() -> dict[str, dict[str, float]]:
-    """The results of the benchmark: base -> edit -> ratio of times."""
+    """The results of the benchmark: "base + edit" -> its figures; empty if the file is missing."""
     return json.loads(RATIOS.read_text(encoding="utf-8"))["edits"] if RATIOS.is_file() else {}
