@@ -1,4 +1,4 @@
-"""The config.json of a repo: what it may not say is refused before anything is built or fetched."""
+"""An invalid config.json of a repo raises an error before anything is built or fetched."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit are refused with the reason, and the model is what it was."""
+"""Checkpoints that do not fit raise an error with the reason, and the model does not change."""
 
 import copy
 
@@ -14,7 +14,7 @@ from timm_backbones_ext.edits.lineage import mismatch
 
 
 def untouched(model: nn.Module, state: object, message: str, **kwargs: object) -> None:
-    """Loading is refused, and the model is what it was."""
+    """Loading raises an error, and the model does not change."""
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(tbx.WeightsError, match=message):
         tbx.load_checkpoint(model, state, **kwargs)
