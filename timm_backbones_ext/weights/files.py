@@ -53,7 +53,7 @@ HINT = "needs_pip_install_timm-backbones-ext"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Dtypes of the tensors of a backbone: floats, and int64 for the batch counts of batch norms."""
 THREADS, SHARE, ALIGNMENT = min(4, os.cpu_count() or 1), 32 << 20, 64
-"""Number of threads that read a file, the bytes that a thread reads at a time, and the alignment of tensors in bytes."""
+"""Number of threads that read a file, bytes that a thread reads at a time, and alignment of tensors in bytes."""
 LARGEST_HEADER = 10_000_000
 """Bytes; the header of a backbone with 1,000 tensors has 100,000."""
 
