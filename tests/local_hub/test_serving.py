@@ -188,7 +188,7 @@ def test_one_who_waits_for_the_disk_keeps_nobody_else_waiting(tmp_path: Path) ->
 
 def test_a_folder_has_one_server(tmp_path: Path) -> None:
     with LocalHub(tmp_path), pytest.raises(ValueError, match="another server has"):
-        serve(tmp_path)
+        serve(tmp_path, run=lambda app, sockets: None)
     with LocalHub(tmp_path) as hub:
         assert listening(hub.endpoint)
 
