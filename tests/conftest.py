@@ -1,4 +1,4 @@
-"""What `pytest tests` leaves out, and the backbone that the tests of folders, of files and of the Hub share."""
+"""Tests that `pytest tests` leaves out, and the saved backbone that tests of folders, files and the Hub share."""
 
 import shutil
 from collections.abc import Iterator

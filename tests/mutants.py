@@ -1,4 +1,4 @@
-"""How many small mistakes the tests of a part catch: a random sample of Cosmic Ray's mutants, each run in a copy.
+"""Measure how many mutants the tests of a part catch: a random sample of Cosmic Ray's, each run in a copy.
 
     make mutants                                     # 200 mutants of all parts; hours
     .venv-mutants/bin/python tests/mutants.py --sample 20 --part weights --workers 1
@@ -46,7 +46,7 @@ TIMEOUT = 600.0  # seconds; a mutant that takes longer is caught
 
 @dataclass(frozen=True)
 class Trial:
-    """A mutant of a part, and the tests that it meets."""
+    """A mutant of a part, and the tests that run its lines."""
 
     part: str
     mutant: MutationSpec

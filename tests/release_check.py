@@ -1,4 +1,4 @@
-"""What is checked before a release; `make release-check` builds dist/ and runs it.
+"""Checks before a release; `make release-check` builds dist/ and runs them.
 
     python tests/release_check.py UV [PYTHON ...]
 
@@ -71,7 +71,7 @@ def members(archive: Path) -> Iterator[tuple[str, int]]:
 
 
 def check_contents(version: str) -> None:
-    """What has to be in the archives, what must not, and how large files are."""
+    """Check which files are in the archives, which are not, and how large they are."""
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "timm_backbones_ext").rglob("*") if path.is_file()}
     package = {name for name in package if "__pycache__" not in name} | {"_timm_backbones_ext_autoload.py"}
     expected = {

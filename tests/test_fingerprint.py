@@ -1,4 +1,4 @@
-"""What a fingerprint sees, and what it overlooks on purpose."""
+"""Changes of a model that a fingerprint shows, and changes that it ignores on purpose."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Growth is exact, all new tensors learn, and what cannot be exact is refused."""
+"""Growth is exact, all new tensors get gradients, and growth that cannot be exact raises an error."""
 
 import copy
 import json

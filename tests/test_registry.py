@@ -83,6 +83,14 @@ def test_timms_own_registry_is_what_it_was() -> None:
     assert {name for name, _ in ours - plain} == BUILT_IN
 
 
+def test_image_sizes_of_an_edit_that_needs_multiples_are_rounded_up() -> None:
+    if "ext_test_padded" not in VARIANTS:
+        tbx.register_variant("ext_test_padded", base="tf_efficientnetv2_b3", edits="static_pad")
+    cfg = timm.get_pretrained_cfg("ext_test_padded")
+    assert timm.get_pretrained_cfg("tf_efficientnetv2_b3").test_input_size == (3, 300, 300)
+    assert (cfg.input_size, cfg.test_input_size) == ((3, 256, 256), (3, 320, 320))
+
+
 def test_a_name_of_ones_own_is_registered() -> None:
     if "ext_test_own" not in VARIANTS:
         tbx.register_variant("ext_test_own", base="resnet18", edits=["dcn(stages=[4])", "in_chans(5)"])

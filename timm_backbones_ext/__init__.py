@@ -1,7 +1,7 @@
 """Custom timm backbones that start as the pretrained models they extend.
 
-Importing this registers the models with timm, at once if timm is loaded and else when it is; it imports neither torch
-nor timm by itself. The public names are those of `__init__.pyi`; each is imported when it is first used.
+Importing this package registers the models with timm: at once if timm is loaded, otherwise as soon as timm is imported.
+The import itself loads neither torch nor timm. `__init__.pyi` lists the public names; each is imported on first use.
 """
 
 import lazy_loader

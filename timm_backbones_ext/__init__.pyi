@@ -1,4 +1,4 @@
-# The public names, and where each is at home. `X as X` is how a stub re-exports.
+# The public names and the modules that define them. `X as X` marks a re-export in a stub.
 from . import deploy as deploy
 from . import models as models
 from . import testing as testing

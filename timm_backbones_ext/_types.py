@@ -1,4 +1,4 @@
-"""Types that the annotations of this package use. They import nothing when the package runs."""
+"""Types for the annotations of this package. At run time they import nothing."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     class TimmModel(nn.Module):
         """What this package uses of a timm model; timm has no class of its own for it.
 
-        Children such as `layer4` are looked up by name and are `Any`. `nn.Module` alone would let checkers take every
-        attribute for a tensor or a module.
+        Children such as `layer4` are looked up by name and have the type `Any`. With plain `nn.Module`, type checkers
+        take every attribute for a tensor or a module.
         """
 
         pretrained_cfg: dict[str, Any]
         default_cfg: dict[str, Any]
-        feature_info: Any  # a list of dicts; of a feature model a FeatureInfo
+        feature_info: Any  # a list of dicts in a full model, a FeatureInfo in a feature model
         in_chans: int
         num_classes: int
         num_features: int
-        edits: tuple[str, ...]  # of an edited model, as are the next two
+        edits: tuple[str, ...]  # only in an edited model, as the next two
         lineage: Any
-        weights_base: Any  # of a model with pretrained weights: a Base, or None
+        weights_base: Any  # only in a model with pretrained weights: a Base, or None
         out_norms: nn.ModuleDict
         forward_features: Callable[..., Tensor]
         forward_head: Callable[..., Tensor]
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         group_matcher: Callable[..., Any]
         no_weight_decay: Callable[[], set[str]]
         init_weights: Callable[..., None]
-        full_model: Callable[[], Any]  # of a feature model of this package
+        full_model: Callable[[], Any]  # only in a feature model of this package
         _traits: dict[str, Any]
         _model_args: dict[str, Any]
 

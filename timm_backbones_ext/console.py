@@ -1,4 +1,4 @@
-"""What commands print: tables, rules and bars on a terminal; plain tab-separated lines where output is piped."""
+"""Output of the commands: tables, rules and progress bars on a terminal, tab-separated lines in a pipe."""
 
 import html
 import json
@@ -28,10 +28,10 @@ def is_terminal(*, err: bool = False) -> bool:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under a header; on a terminal that is too narrow for columns, one entry below the other.
+    """Print rows under a header; a terminal that is too narrow for columns gets one entry below the other.
 
-    Words are never broken, so that names can be copied; columns of numbers are flush right. Output that is piped has
-    one line per row, with tabs between the cells.
+    Words are never broken, so that names can be copied. Columns of numbers are flush right. Piped output has one line
+    per row, with tabs between the cells.
     """
     cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
     if not is_terminal():
@@ -76,7 +76,7 @@ def _is_number(text: str) -> bool:
 
 
 def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Widths of the columns, the widest narrowed until all fit; none if a word would have to be broken."""
+    """Widths of the columns: the widest is narrowed until all fit. Empty if a word would have to be broken."""
     columns = list(zip(*rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     least = [max(len(word) for cell in column for word in cell.split() or [""]) for column in columns]
@@ -94,7 +94,7 @@ def _folded(cell: str, width: int) -> str:
 
 
 def _entry(columns: Sequence[str], row: Sequence[str], room: int) -> list[str]:
-    """A row as lines: its first cell, and the others below it, each after the name of its column."""
+    """The lines of a row: its first cell, then one line for each other cell, after the name of its column."""
     rest = "; ".join(f"{column}:\0{cell}" for column, cell in zip(columns[1:], row[1:], strict=True))
     lines = textwrap.wrap(rest, max(room - 2, 1), break_long_words=False, break_on_hyphens=False)
     return [row[0], *("  " + line.replace("\0", " ") for line in lines)]  # no line ends between a name and its value
@@ -110,7 +110,7 @@ def heading(text: str) -> None:
 
 @contextmanager
 def working(words: str) -> Generator[None]:
-    """Say on standard error what is being done: with a spinner on a terminal, else as a line."""
+    """Show on standard error what is running: a spinner on a terminal, otherwise one line."""
     if sys.stderr.isatty():
         with Console(stderr=True, highlight=False, markup=False).status(words):
             yield
@@ -120,7 +120,7 @@ def working(words: str) -> Generator[None]:
 
 
 def print_json(data: Any) -> None:
-    """Print strict JSON; numbers that JSON lacks are the strings "inf", "-inf" and "nan"."""
+    """Print strict JSON; infinities and NaN become the strings "inf", "-inf" and "nan"."""
     click.echo(json.dumps(_finite(data), indent=2, allow_nan=False))
 
 
@@ -134,16 +134,16 @@ def _finite(data: Any) -> Any:
 
 @contextmanager
 def progress(total: int, unit: str, every: int = 1, *, err: bool = False) -> Generator[Callable[[str], None]]:
-    """Show how far a loop is: as a bar on a terminal, else as a line every so many steps.
+    """Show the progress of a loop: a bar on a terminal, otherwise one line every few steps.
 
     Args:
-        total: Steps of the loop.
-        unit: What a step is: "epoch".
-        every: Steps between two lines.
-        err: Show it on standard error.
+        total: Number of steps.
+        unit: Name of a step, such as "epoch".
+        every: Number of steps between two lines.
+        err: Write to standard error instead of standard output.
 
     Yields:
-        A function to call after each step, with a few words on it.
+        A function to call after each step with a short text about that step.
     """
     if not is_terminal(err=err):
         count = iter(range(1, total + 1))

@@ -1,8 +1,9 @@
-"""What a model computes, as a few kilobytes of statistics that can be compared on another machine.
+"""Fingerprints of models: a few kilobytes of statistics that can be compared on another machine.
 
-For fixed inputs of two sizes, in eval mode and float32 on the CPU, three numbers describe the output of every conv,
-linear, norm and activation, of every feature level and of the classifier: the mean, the root mean square, and a
-projection on a fixed direction. Final maps alone are blind: ReLU for GELU moves those of an untrained ConvNeXt by 4e-7.
+The inputs are fixed images of two sizes; the model runs in eval mode and float32 on the CPU. Three numbers describe the
+output of every conv, linear, norm and activation, of every feature level and of the classifier: the mean, the root mean
+square, and a projection on a fixed direction. The last maps alone are not enough: ReLU instead of GELU changes those of
+an untrained ConvNeXt by only 4e-7.
 """
 
 import copy
@@ -24,8 +25,8 @@ from .weights.files import write_safetensors
 
 __all__ = ["SIZES", "TOLERANCE", "Fingerprint", "Report", "compare", "digest", "fingerprint", "unwrap"]
 
-SIZES = ((64, 64), (57, 75))  # (H, W) in pixels; the second is odd, where paddings differ
-TOLERANCE = 1e-4  # relative; noise over machines, threads and memory formats stays below 1e-5
+SIZES = ((64, 64), (57, 75))  # (H, W) in pixels; the second is odd, to show differences in padding
+TOLERANCE = 1e-4  # relative; rounding differs by less than 1e-5 between machines, numbers of threads and memory formats
 FORMAT = "1"
 _ACTIVATIONS = tuple(
     cls
@@ -41,7 +42,7 @@ class Fingerprint:
     """Statistics of every observed output, in the order of execution."""
 
     names: tuple[str, ...]
-    """Modules of the full model, then `level 0` ... and `logits`."""
+    """Names of the modules of the full model, then `level 0` ... and `logits`."""
     statistics: Tensor
     """(len(names), len(SIZES), 3): mean, root mean square and projection, float32."""
     digest: str
@@ -57,7 +58,7 @@ class Fingerprint:
         """Read a fingerprint that `save` wrote.
 
         Raises:
-            ValueError: The file is no fingerprint, or one of a newer format.
+            ValueError: The file is not a fingerprint, or has another format version.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -76,7 +77,7 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Report:
-    """How two fingerprints differ; differences are relative to the root mean square of the output."""
+    """The comparison of two fingerprints; differences are relative to the root mean square of the output."""
 
     levels: dict[str, float]
     """Largest difference per feature level, and of the logits."""
@@ -84,19 +85,19 @@ class Report:
     """First module, in the order of execution, that differs by more than the tolerance."""
     largest: float
     structure: tuple[str, ...] = ()
-    """What differs in modules, keys, shapes, dtypes or files; empty if nothing does."""
+    """Differences in modules, keys, shapes, dtypes or files; empty if there are none."""
     tolerance: float = TOLERANCE
     notes: tuple[str, ...] = ()
-    """What was not compared, or differs without being part of the model."""
+    """Things that were not compared, and differences in files that are not part of the model."""
 
     @property
     def same_function(self) -> bool:
-        """Whether both compute the same, within the tolerance, on all modules that they share."""
+        """Whether all modules that both models have compute the same, within the tolerance."""
         return self.first is None
 
     @property
     def same(self) -> bool:
-        """Whether both compute the same and have the same modules, keys, shapes, dtypes and files."""
+        """Whether both compute the same, and have the same modules, keys, shapes, dtypes and files."""
         return self.same_function and not self.structure
 
     def __str__(self) -> str:
@@ -114,11 +115,16 @@ class Report:
 
 
 def fingerprint(model: Model) -> Fingerprint:
-    """Describe what a model computes; the model is left as it is.
+    """Compute the fingerprint of a model; the model does not change.
+
+    A copy of the model runs in eval mode and float32 on the CPU. It shares CPU tensors of the right dtype.
 
     Args:
-        model: A timm model, full, with `num_classes=0` or `features_only`, also inside DataParallel or
-            torch.compile. A twin runs in eval mode and float32 on the CPU; it shares the tensors that are so already.
+        model: A full timm model, also with `num_classes=0`, or a `features_only` model of this package; also inside
+            DataParallel, DDP or torch.compile.
+
+    Raises:
+        ValueError: The model is something else, such as a `features_only` model of timm's own classes.
     """
     full = unwrap(model)
     names, runs = [], []
@@ -135,7 +141,7 @@ def fingerprint(model: Model) -> Fingerprint:
 
 
 def _as_needed(tensor: Tensor) -> bool:
-    """Whether a twin can share a tensor; the last bits of sums depend on the alignment, which a mapped file has not."""
+    """Whether a copy can share a tensor: the last bits of sums depend on alignment, and mapped files are unaligned."""
     return tensor.is_cpu and tensor.dtype in (torch.float32, torch.int64) and tensor.data_ptr() % 64 == 0
 
 
@@ -143,7 +149,7 @@ def unwrap(model: Model) -> Model:
     """The full timm model inside torch.compile, DataParallel, DDP and feature wrappers.
 
     Raises:
-        ValueError: There is none: a wrapper of timm's own has thrown it away.
+        ValueError: The model is not a timm model, or is a feature wrapper of timm, which does not keep the full model.
     """
     while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
         model = inner
@@ -166,8 +172,8 @@ def digest(model: Model) -> str:
 def compare(a: "Fingerprint | nn.Module", b: "Fingerprint | nn.Module", *, tolerance: float = TOLERANCE) -> Report:
     """Compare two models, or their fingerprints, module by module.
 
-    Modules that only one of them has are reported as structure: an edited model and its base differ there, and may
-    still be the same function on all modules that they share.
+    Modules of only one model are listed in `Report.structure`. An edited model and its base differ in structure, and
+    compute the same function if all modules that both have agree.
     """
     a, b = (item if isinstance(item, Fingerprint) else fingerprint(item) for item in (a, b))
     rows, others = ({name: row for name, row in zip(f.names, f.statistics, strict=True)} for f in (a, b))
@@ -193,7 +199,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
 
 
 def _image(channels: int, height: int, width: int) -> Tensor:
-    """(1, C, H, W) of uniform numbers with variance 1, from a generator that Python keeps the same for all versions."""
+    """(1, C, H, W) of uniform numbers with variance 1; Python's generator gives the same numbers in all versions."""
     uniform = random.Random(f"timm_backbones_ext {channels} {height} {width}").random
     values = [uniform() for _ in range(channels * height * width)]
     return (torch.tensor(values, dtype=torch.float64).view(1, channels, height, width) * 2 - 1).mul(3**0.5).float()
@@ -226,12 +232,12 @@ def _observe(model: Model, image: Tensor) -> Observed:
 
 def _record(observed: Observed, name: str, _: nn.Module, __: tuple, output: Tensor) -> None:
     while name in observed:
-        name += "'"  # called once more in the same pass
+        name += "'"  # a second call of the module in the same pass
     observed[name] = _statistics(output)
 
 
 def _record_ramp(observed: Observed, name: str, module: nn.Module, _: tuple, output: Tensor) -> None:
-    """What an activation makes of a negative ramp, where activations differ most relative to their value.
+    """Record the output of an activation on a negative ramp, where activations differ most relative to their value.
 
     GELU(-3) is -4.0e-3 and its tanh approximation -3.6e-3; on a model's own values they agree to 1e-4.
     """
@@ -247,5 +253,5 @@ def _statistics(output: Tensor) -> tuple[float, float, float]:
 
 
 def _direction(count: int) -> Tensor:
-    """(count,) of fixed numbers in [-1, 1] without order, the same on every machine."""
+    """(count,) of fixed irregular numbers in [-1, 1], the same on every machine."""
     return torch.cos(torch.arange(count, dtype=torch.float64) * 2.399963229728653)  # the golden angle, in radians

@@ -1,8 +1,8 @@
 """Exact growth: a trained net becomes a wider or deeper member of its family that computes the same.
 
-Net2Net, https://arxiv.org/abs/1511.05641. A new channel is a copy of an old one, and whoever reads both gives each a
-random part of the old weight, so that copies learn different things. A new residual block starts silent, a new plain
-conv as the identity. What may grow in which family is said in `families/`.
+Net2Net, https://arxiv.org/abs/1511.05641. A new channel is a copy of an old one. The next layer splits the old weight
+at random between the two, so that the copies learn different features. A new residual block starts with a branch that
+adds zero; a new plain conv starts as the identity. `families/` says which channels and blocks of a family may grow.
 """
 
 import re
@@ -21,25 +21,25 @@ from .saving.identity import created_with
 __all__ = ["grow"]
 
 CHANNELWISE = ("frozen_bn", "in_chans", "kernel", "split_norm_act", "static_pad")
-"""Edits that treat each channel by itself, so that a copy of a channel stays a copy."""
+"""Edits that treat each channel separately, so that equal channels stay equal."""
 LEFT_BEHIND = ("url", "hf_hub_id", "hf_hub_filename", "file", "source")
-"""Entries of a pretrained config that say where the target's own weights are."""
+"""Entries of a pretrained config that say where weights are; they are removed from the larger model's config."""
 FROM_SOURCE = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "license", "label_names", "num_classes")
-"""Entries that belong to the weights."""
+"""Entries of a pretrained config that describe the weights; the larger model takes them from the smaller one."""
 
 
 def grow(model: Model, to: str = "", *, seed: int = 0, **kwargs: Any) -> Model:
-    """Make a larger member of a model's family that computes what the model computes.
+    """Create a larger model of the same family that computes the same function.
 
     Args:
-        model: A full model, edited or not; it is unchanged.
-        to: Name of the larger architecture: "efficientnet_b2". It can be left out with `phi=`, which means
-            "ext_efficientnet", EfficientNet's compound rule.
-        seed: Of the new tensors, and of which channels are copied.
-        kwargs: Further arguments of `timm.create_model` for the larger model: `phi=1.5`.
+        model: A full model, edited or not; it does not change.
+        to: Name of the larger architecture, such as "efficientnet_b2"; "ext_efficientnet" by default if `phi=` is
+            given (EfficientNet's compound scaling).
+        seed: Seed of the new tensors and of the choice of channels to copy.
+        kwargs: Further arguments of `timm.create_model` for the larger model, such as `phi=1.5`.
 
     Returns:
-        A model of that name with the edits, classes, dtype and device of `model`; its config says what it grew from.
+        A model of that name with the edits, classes, dtype and device of `model`; its config names the smaller model.
 
     Raises:
         ValueError: The growth cannot be exact; the message says why.
@@ -61,7 +61,7 @@ def grow(model: Model, to: str = "", *, seed: int = 0, **kwargs: Any) -> Model:
 
 
 def _created(model: Model, to: str, kwargs: dict[str, Any]) -> Model:
-    """The larger model with its own initial weights, and the edits of the smaller one."""
+    """The larger model with the edits of the smaller one, freshly initialised."""
     args: dict[str, Any] = {"num_classes": model.num_classes, **created_with(model), **kwargs}
     edits, args["in_chans"] = list(getattr(model, "edits", ())), _channels(model)
     large = timm.create_model(to, **args)
@@ -72,7 +72,7 @@ def _created(model: Model, to: str, kwargs: dict[str, Any]) -> Model:
 
 
 def _channels(model: Model) -> int:
-    """Channels of the images before the edit `in_chans` adds some."""
+    """Input channels of a model without its edit `in_chans`."""
     added = [item for item in parse_edits(getattr(model, "edits", ())) if item.name == "in_chans"]
     return model.pretrained_cfg["input_size"][0] if added else model.in_chans
 
@@ -85,7 +85,7 @@ def _require_same_family(model: Model, large: Model, to: str) -> None:
 
 
 class _Grower:
-    """The tensors of the larger model, worked out from those of the smaller one."""
+    """Computes the tensors of the larger model from those of the smaller one."""
 
     def __init__(self, small: Model, large: Model, plan: Growth) -> None:
         self.small, self.large, self.plan = small.state_dict(), large, plan
@@ -109,12 +109,12 @@ class _Grower:
         return grown
 
     def _source(self, key: str) -> str:
-        """The smaller model's name of a tensor."""
+        """The key in the smaller model for a key of the larger one."""
         module = next((name for name in self.plan.renamed if key.startswith(f"{name}.")), "")
         return self.plan.renamed[module] + key.removeprefix(module) if module else key
 
     def _grown(self, key: str, like: Tensor) -> Tensor:
-        """A tensor of the smaller model in the shape of the larger one's."""
+        """A tensor of the smaller model, grown to the shape of the larger model's tensor."""
         value, widths = self.small[self._source(key)], self.plan.widths.get(key.rpartition(".")[0])
         if widths and widths.writes and value.ndim:
             value = value[self._copied(widths.writes, len(value), len(like))]
@@ -126,7 +126,7 @@ class _Grower:
         return value
 
     def _copied(self, space: str, old: int, new: int) -> Tensor:
-        """Which old channel each channel of a space is: the old ones in their order, then copies by chance."""
+        """Index of the old channel that each channel copies: first the old channels in order, then random ones."""
         if space not in self.copies:
             if new < old:
                 raise ValueError(f"{space}: {old} channels would become {new}; a net cannot shrink")
@@ -147,7 +147,7 @@ class _Grower:
 
     @staticmethod
     def _shared(value: Tensor, copies: Tensor) -> Tensor:
-        """Weights of the channels read, those of an old channel split by chance among its copies."""
+        """Weights for the grown input channels: the weight of an old channel is split at random among its copies."""
         parts = torch.rand(len(copies), dtype=torch.float64) + 0.5
         total = torch.zeros(value.shape[1], dtype=torch.float64).index_add_(0, copies, parts)
         share = (parts / total[copies]).to(value).reshape(1, -1, *[1] * (value.ndim - 2))
@@ -160,7 +160,7 @@ class _Grower:
 
 
 def _require_same_function(model: Model, large: Model, to: str) -> None:
-    """Nets with other activations, pads or epsilons have the same tensors: compare what the two compute."""
+    """Compare the outputs of both models: activations, padding and epsilons are not part of their tensors."""
     first = next(model.parameters())
     side = 64 if family_of(model).name != "vgg" else 32
     x = torch.randn(1, model.in_chans, side, side).to(first)
@@ -177,7 +177,7 @@ def _require_same_function(model: Model, large: Model, to: str) -> None:
 
 
 def _record(model: Model, large: Model, to: str, seed: int) -> None:
-    """Say in the config, and so in the card, what the model grew from."""
+    """Write into the config, from which the card is made, what the model grew from."""
     old, new = model.pretrained_cfg, large.pretrained_cfg
     name = ".".join(filter(None, (old.get("architecture"), old.get("tag"))))
     kept = {key: value for key, value in new.items() if key not in (*LEFT_BEHIND, *FROM_SOURCE)}

@@ -1,4 +1,4 @@
-"""What the licences of weights allow, as far as their names say it."""
+"""Commercial use of weights, decided by the name of their licence."""
 
 import warnings
 
@@ -7,24 +7,24 @@ from .errors import LicenseWarning
 __all__ = ["COMMERCIAL", "allows_commercial_use", "forbids_commercial_use", "warn_once"]
 
 COMMERCIAL = ("apache-2.0", "bsd-3-clause", "dinov3-license", "mit")
-"""Licences in timm's registry that allow commercial use; the DINOv3 License does so under conditions."""
+"""Licences in timm's registry that allow commercial use; the DINOv3 License sets conditions."""
 FORBIDDING = ("-nc", "noncommercial", "non-commercial")
-"""Parts of the names of licences that forbid it."""
+"""Parts of the names of licences that forbid commercial use."""
 _warned: set[str] = set()
 
 
 def allows_commercial_use(licence: str) -> bool:
-    """Whether a licence is known to allow commercial use; false for one that is not stated or not known."""
+    """Whether a licence is known to allow commercial use; false for an empty or unknown licence."""
     return licence.lower() in COMMERCIAL
 
 
 def forbids_commercial_use(licence: str) -> bool:
-    """Whether a licence forbids commercial use by its name."""
+    """Whether the name of a licence says that it forbids commercial use."""
     return any(part in licence.lower() for part in FORBIDDING)
 
 
 def warn_once(origin: str, licence: str | None) -> None:
-    """Warn, once per process and origin, that weights are not for commercial use; nothing if they are.
+    """Warn, once per process and origin, if a licence forbids commercial use.
 
     Args:
         origin: Where the weights come from: the id of a repo, or the name of a model.

@@ -1,9 +1,9 @@
 """Training in less memory: the backward pass computes outputs of norms, activations and widening 1x1 convs again.
 
-Autograd keeps the inputs of a norm, of the activation after it and of the conv after that: three tensors, of which the
-first is enough. The gradients are those of the plain model to the bit, since the same operators run on the same values.
-In-place activated batch norm (https://arxiv.org/abs/1712.02616, section 3) computes the input of a norm from its output
-instead, which is not exact.
+Autograd keeps the input of a norm, the input of the activation after it and the input of the conv after that. The first
+of these three tensors is enough to compute the others. The gradients equal those of the plain model to the bit, because
+the same operators run on the same values. In-place activated batch norm (https://arxiv.org/abs/1712.02616, section 3)
+computes the input of a norm from its output instead, which is not exact.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ Compute = Callable[[Tensor], Tensor]
 Key = tuple[int, int]
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, GELU, nn.SiLU, nn.Hardswish, nn.LeakyReLU)
 WIDENING = 4
-"""A 1x1 conv that makes so many times more channels is computed again, such as the last of a bottleneck.
+"""Ratio of output to input channels of the 1x1 convs that are computed again, such as the last of a bottleneck.
 
-An MBConv widens by 6 and needs little memory without this, so its conv is not computed again.
+The first conv of an MBConv widens by 6. It is not computed again, since an MBConv needs little memory anyway.
 """
 
 
 def save_memory(model: AnyModule) -> AnyModule:
     """Make a model keep fewer tensors between forward and backward pass; its gradients stay the same to the bit.
 
-    It changes neither tensors nor keys, and works with `features_only`, detectors, DDP and FSDP2. A compiled model
-    is left to the compiler, which decides what to compute again. Gradient checkpointing is the next step: it keeps less
-    and computes everything twice.
+    Tensors and keys stay the same. It works with `features_only`, detectors, DDP and FSDP2. In a compiled model it does
+    nothing, since the compiler decides what to compute again. Gradient checkpointing saves more memory, but computes
+    everything twice.
 
     Args:
-        model: A timm model of any family here, with or without edits. It is changed in place.
+        model: A timm model of any family of this package, with or without edits; changed in place.
 
     Returns:
         The same model.
@@ -60,7 +60,7 @@ def save_memory(model: AnyModule) -> AnyModule:
 
 
 def _again(module: nn.Module) -> Compute | None:
-    """How the output of a module is computed again; none if it is kept."""
+    """A function that computes the output of a module again; None if the output is kept."""
     if isinstance(module, nn.BatchNorm2d):
         return lambda x: _batch_norm(module, x)
     if isinstance(module, nn.ReLU):
@@ -73,7 +73,7 @@ def _again(module: nn.Module) -> Compute | None:
 
 
 def _batch_norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """A batch norm that leaves its running statistics alone."""
+    """Apply a batch norm without updating its running statistics."""
     if norm.training or norm.running_mean is None:
         return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
     return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
@@ -87,20 +87,20 @@ class Value:
     ) -> None:
         self.tensor, self.compute, self.source = tensor, compute, source
         self.version = None if tensor is None else tensor._version
-        self.alive: Callable[[], Tensor | None] = lambda: None  # the output itself, while somebody holds it
+        self.alive: Callable[[], Tensor | None] = lambda: None  # a weak reference to the output
 
     def get(self) -> Tensor:
-        """The tensor; computed at most once, since autograd drops this object after its last use."""
+        """The tensor, computed at most once: autograd drops this object after its last use."""
         if self.compute is None or self.source is None or self.tensor is not None:
             return self._unchanged()
         if torch.is_grad_enabled():
-            raise RuntimeError("save_memory has no gradients of gradients; create the model without it for those")
+            raise RuntimeError("save_memory does not support gradients of gradients; create the model without it")
         self.tensor = self.compute(self.source.get())
         self.version = self.tensor._version
         return self.tensor
 
     def is_changed(self) -> bool:
-        """Whether the tensor was written to since."""
+        """Whether an in-place operation changed the tensor after it was saved."""
         return self.tensor is not None and self.tensor._version != self.version
 
     def _unchanged(self) -> Tensor:
@@ -110,7 +110,7 @@ class Value:
 
 
 class Packed:
-    """What autograd keeps in the place of a tensor: its value, and how it lies in that one's memory."""
+    """Autograd's replacement for a saved tensor: the value, and the tensor's view (shape, strides) of that value."""
 
     def __init__(self, tensor: Tensor, value: Value) -> None:
         self.value = value
@@ -138,28 +138,28 @@ class Tape:
         return Tape, ()
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        """Before a child of the model: from here on autograd keeps what `pack` gives it."""
+        """Forward pre-hook of a child: autograd saves what `pack` returns from here on."""
         if not torch.compiler.is_compiling():
             self.hooks.append(saved_tensors_hooks(self.pack, Packed.get))
             self.hooks[-1].__enter__()
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """After a child of the model, or when it failed."""
+        """Forward hook of a child; it also runs if the child raised an error."""
         if self.hooks and not torch.compiler.is_compiling():
             self.hooks.pop().__exit__()
 
     def before(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Before a module whose output is computed again: its input, which it may overwrite."""
+        """Forward pre-hook of a module whose output is computed again: record its input, which it may overwrite."""
         if self._on():
             self.source, self.inside = self.value_of(args[0]) or Value(args[0].detach()), []
 
     def after(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        """After it: its output need not be kept, also where the module itself has packed it."""
+        """Forward hook of the same module: its output need not be kept, even if the module saved it itself."""
         if not self._on() or self.source.is_changed():  # by the module, in place
             return
         value = Value(compute=_again(module), source=self.source)
         value.alive = weakref.ref(output)
-        vars(output)["computed_again"] = value  # lives as long as the output or what was packed of it
+        vars(output)["computed_again"] = value  # lives as long as the output or a packed tensor of it
         self.values[_key(output)] = value
         for key, packed in self.inside:
             if key == _key(output):
@@ -167,13 +167,13 @@ class Tape:
         self.source, self.inside = Value(), []
 
     def pack(self, tensor: Tensor) -> Packed:
-        """What autograd keeps of a tensor."""
+        """Autograd's hook for a tensor that it saves."""
         packed = Packed(tensor, self.value_of(tensor) or Value(tensor))
         self.inside.append((_key(tensor), packed))
         return packed
 
     def value_of(self, tensor: Tensor) -> Value | None:
-        """How a tensor is computed again, if it is."""
+        """The recorded value of a tensor; None if the tensor cannot be computed again."""
         value = self.values.get(_key(tensor))
         return value if value is not None and value.alive() is not None else None
 
@@ -182,16 +182,16 @@ class Tape:
 
 
 def _key(tensor: Tensor) -> Key:
-    """Names a tensor's memory at a moment; views have that of what they show."""
+    """Identify the memory of a tensor at one version; views share the key of their base."""
     return tensor.untyped_storage().data_ptr(), tensor._version
 
 
 def kept_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass allocates and the backward pass waits for, by memory that is still held.
+    """Bytes that a forward pass allocates and that stay allocated for the backward pass.
 
     Args:
-        model: In the mode in which it is to be measured; statistics of its norms move as in any forward pass.
-        x: Its input, (N, C, H, W).
+        model: A model in the mode to measure; in train mode its running statistics are updated.
+        x: Input, (N, C, H, W).
     """
     with _Held() as held:
         output = model(x)
@@ -201,7 +201,7 @@ def kept_bytes(model: nn.Module, x: Tensor) -> int:
 
 
 class _Held(TorchDispatchMode):
-    """The sizes of the tensors' memory that operators made and that somebody still holds."""
+    """The sizes of all memory that operators allocated and that is still referenced."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""What a user types: words of a list, names of models, folders and repos; errors name what is near.
+"""Parsing of what a user types: names of models, folders and repos. Errors suggest similar names.
 
-One rule decides between a folder and a repo of the Hub. What exists as a folder is one. What begins with `local-dir:`,
-`./`, `../`, `/` or `~` can only be a folder; what begins with `hf-hub:` can only be a repo. All else must be
-"owner/name", and is refused if `owner` is a folder here: then it may be a misspelt folder.
+One rule tells a folder from a repo on the Hub. The path of an existing folder is a folder. A text that begins with
+`local-dir:`, `./`, `../`, `/` or `~` can only be a folder; one that begins with `hf-hub:` can only be a repo. Any other
+text must be "owner/name". It is refused if a folder `owner` exists here, because it may be a misspelt path.
 """
 
 import difflib
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 HUB = ("hf-hub:", "hf_hub:")
-"""First parts of names that are repos."""
+"""Prefixes of the names of repos."""
 FOLDER = "local-dir:"
-"""First part of a name that is a folder."""
+"""Prefix of the name of a folder."""
 PATHLIKE = re.compile(r"\.{1,2}($|[/\\])|[/\\~]|[A-Za-z]:[/\\]|local-dir:")
-"""The beginning of what can only be a folder."""
+"""Beginning of a text that can only be a folder."""
 
 
 def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
-    """Raise ValueError if a word is given and not known; the message has the nearest and all known ones."""
+    """Raise ValueError if a word is given and unknown; the message lists the known words and the most similar one."""
     known = sorted(known)
     if wanted is not None and wanted not in known:
         near = difflib.get_close_matches(wanted, known, n=1)
@@ -45,13 +45,13 @@ def one_of(what: str, wanted: str | None, known: Iterable[str]) -> None:
 
 
 def saved_folder(source: str | Path) -> Path | None:
-    """The folder that a source names; None if it names none.
+    """The folder that a source names; None if the source may be a repo or a model.
 
     Args:
-        source: A path, which must be there, or a text.
+        source: A path, which must exist, or a text.
 
     Raises:
-        FileNotFoundError: The source can only be a folder, and is not there.
+        FileNotFoundError: The source can only be a folder, and does not exist.
         ValueError: The source is a file.
     """
     text = str(source)
@@ -71,7 +71,7 @@ def find_folder(source: str | Path) -> Path:
     """The folder that a source names.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: The folder does not exist.
         ValueError: The source is a file.
     """
     if folder := saved_folder(source):
@@ -80,13 +80,13 @@ def find_folder(source: str | Path) -> Path:
 
 
 def find_source(source: str | Path) -> Path | str:
-    """The folder, or the id of the repo, that a source names, by the rule of this module.
+    """The folder or the repo that a source names, by the rule of this module.
 
     Returns:
-        A path for a folder; a text for a repo, as `repo_id` gives it.
+        A Path for a folder; a str for a repo, as `repo_id` returns it.
 
     Raises:
-        FileNotFoundError: The source can only be a folder, and is not there.
+        FileNotFoundError: The source can only be a folder, and does not exist.
         ValueError: The source is a file, a misspelt folder, or neither folder nor repo.
     """
     if folder := saved_folder(source):
@@ -106,10 +106,10 @@ def find_source(source: str | Path) -> Path | str:
 
 
 def repo_id(text: str) -> str:
-    """The id of a repo, "owner/name", checked without a network; "owner/name@revision" may be given too.
+    """Check the id of a repo without a network: "owner/name" or "owner/name@revision".
 
     Raises:
-        ValueError: It is no id; the message says whether it is a file, a folder or the name of a model.
+        ValueError: The text is not a repo id; the message says whether it is a path or the name of a model.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -129,7 +129,7 @@ def repo_id(text: str) -> str:
 
 
 def _near(folder: Path) -> str:
-    """A hint with the folder beside a missing one whose name is nearest to it."""
+    """A hint that names the most similar sibling of a missing folder; empty if there is none."""
     if not folder.parent.is_dir():
         return ""
     beside = [item.name for item in folder.parent.iterdir() if item.is_dir()]
@@ -144,11 +144,11 @@ def _is_model(name: str) -> bool:
 
 
 def known(source: str) -> str:
-    """What `timm.create_model` calls a source: "local-dir:FOLDER", "hf-hub:owner/name", or the name of a model.
+    """The name of a source for `timm.create_model`: "local-dir:FOLDER", "hf-hub:owner/name", or a model's name.
 
     Raises:
-        FileNotFoundError: The source can only be a folder, and is not there.
-        ValueError: The source is none of the three; the message has the nearest names, or the tags that there are.
+        FileNotFoundError: The source can only be a folder, and does not exist.
+        ValueError: The source is none of the three; the message lists similar names or the known tags.
     """
     import timm
     from timm.models import get_arch_pretrained_cfgs
@@ -176,12 +176,12 @@ def create(source: str, *, edits: str | None = None, device: str = "cpu", **kwar
 
     Args:
         source: Name of a model, a saved folder, or a repo on the Hub.
-        edits: Edits beyond those of the model.
-        device: Device to build it on; no weights are loaded on "meta".
+        edits: Edits to add to those of the model.
+        device: Device to build the model on; no weights are loaded on "meta".
         kwargs: Further arguments of `timm.create_model`.
 
     Raises:
-        ValueError: There is no such model, or it takes no edits.
+        ValueError: The model is unknown, or edits are given and it takes none.
         HubError: The repo cannot be read.
     """
     import timm
@@ -202,10 +202,10 @@ def carries_weights(source: str) -> bool:
 
 
 def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:
-    """The keyword for the edits, if there are any.
+    """Arguments of `timm.create_model` for the edits; empty without edits.
 
     Args:
-        name: As `known` gives it.
+        name: Name of the model, as `known` returns it.
         edits: The edits, or their text.
 
     Raises:
@@ -223,7 +223,7 @@ def editable(name: str, edits: str | Sequence[Any] | None) -> dict[str, Any]:
 
 
 def licences(name: str) -> dict[str, str]:
-    """Tag -> licence of its weights, as timm records it; empty for a Hub id, a folder and what has no weights."""
+    """Tag -> licence of its weights, from timm's registry; empty for a repo, a folder or a model without weights."""
     from timm.models import get_arch_pretrained_cfgs
 
     cfgs = get_arch_pretrained_cfgs(name)

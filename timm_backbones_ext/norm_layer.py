@@ -1,4 +1,4 @@
-"""timm's argument `norm_layer`, for the values of detection recipes with which timm 1.0.31 fails."""
+"""Values of timm's argument `norm_layer` that detection recipes use and with which timm 1.0.31 fails."""
 
 import functools
 import math
@@ -19,30 +19,34 @@ Entry = Callable[..., Model]
 
 
 def is_runtime(norm_layer: Any) -> bool:
-    """Whether a `norm_layer` is left out of saved configs: frozen ones are an edit, synchronised ones plain ones."""
+    """Whether saved configs leave out a `norm_layer`: frozen norms are saved as an edit, synchronised ones as plain."""
     return _is_frozen(norm_layer) or _is_sync(norm_layer)
 
 
 def _is_frozen(norm_layer: Any) -> bool:
-    """Whether it is a frozen batch norm: its name, or a class (torchvision's, timm's, detectron2's)."""
+    """Whether a `norm_layer` is a frozen batch norm: its name, or a class (torchvision's, timm's, detectron2's)."""
     return _name(norm_layer).startswith("frozenbatchnorm")
 
 
 def _is_sync(norm_layer: Any) -> bool:
-    """Whether it is a synchronised batch norm: its name, or a class (torch's, timm's)."""
+    """Whether a `norm_layer` is a synchronised batch norm: its name, or a class (torch's, timm's)."""
     return _name(norm_layer).startswith("syncbatchnorm")
 
 
 def translated(
     entry: Entry, kwargs: dict[str, Any], edits: tuple[Edit, ...]
 ) -> tuple[Entry, dict[str, Any], tuple[Edit, ...]]:
-    """A timm entry function, its arguments, and edits, that make the model which `norm_layer` asks for.
+    """Replace the argument `norm_layer` by an entry function, arguments and edits that make the same model.
 
-    A frozen batch norm becomes the edit `frozen_bn`. A synchronised one is made after the model, with its activation
-    beside it, so that the keys stay. `"groupnorm"` gets a number of groups that divides every width.
+    A frozen batch norm becomes the edit `frozen_bn`. Synchronised batch norms replace plain ones after the model is
+    made, with activations as separate modules, so that the keys stay. `"groupnorm"` gets a number of groups that
+    divides every width.
+
+    Returns:
+        The entry function, its arguments, and the edits.
 
     Raises:
-        ValueError: A frozen or synchronised batch norm has arguments of its own, or the family has no batch norm.
+        ValueError: A frozen or synchronised batch norm has arguments, or the family has no batch norm.
     """
     norm_layer = kwargs.get("norm_layer")
     others = {key: value for key, value in kwargs.items() if key != "norm_layer"}
@@ -77,7 +81,7 @@ def _check(entry: Entry, norm_layer: Any) -> None:
 
 
 def _then_synchronised(entry: Entry) -> Entry:
-    """An entry function whose models have synchronised batch norms, with activations beside them."""
+    """An entry function whose models have synchronised batch norms, with activations as separate modules."""
 
     @functools.wraps(entry)
     def made(**kwargs: Any) -> Model:
@@ -89,7 +93,7 @@ def _then_synchronised(entry: Entry) -> Entry:
 
 
 def _name(norm_layer: Any) -> str:
-    """The name of a name, a class or a partial, as timm compares them."""
+    """The name of a `norm_layer` given as text, class or partial, in the form in which timm compares names."""
     norm_layer = getattr(norm_layer, "func", norm_layer)
     name = norm_layer if isinstance(norm_layer, str) else getattr(norm_layer, "__name__", "")
     return name.replace("_", "").lower()

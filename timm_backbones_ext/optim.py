@@ -1,4 +1,4 @@
-"""What of a model learns, and how fast: frozen bases, and timm's parameter groups with the rates that edits ask for."""
+"""Frozen bases, and timm's parameter groups with the learning rates that edits ask for."""
 
 from typing import Any, TypeVar
 
@@ -15,19 +15,19 @@ ModelT = TypeVar("ModelT", bound=Model)
 
 
 def freeze_base(model: ModelT, *, norms: bool, classifier: bool = True) -> ModelT:
-    """Let only what edits have added learn, in place, and norms and the classifier if asked; all else is frozen.
+    """Freeze, in place, all tensors of the base; tensors that edits added stay trainable.
 
-    No gradient of a frozen tensor is computed or stored. A tensor of the base that an edit made larger learns as a
+    No gradient of a frozen tensor is computed or stored. A base tensor that an edit made larger stays trainable as a
     whole. With `lora`, this is the training of the paper (https://arxiv.org/abs/2106.09685).
 
     Args:
         model: A full model, edited or not, or a `features_only` model of this package.
-        norms: Weights and biases of norms learn, and statistics follow the batches. Otherwise batch norms become frozen
-            ones with the same keys, which `train()` does not change.
-        classifier: The classifier learns.
+        norms: Train the weights and biases of norms and update running statistics. If false, frozen batch norms with
+            the same keys replace batch norms; `train()` does not change them.
+        classifier: Train the classifier.
 
     Raises:
-        ValueError: Nothing would learn, or the model has batch norms that cannot be frozen; it is then unchanged.
+        ValueError: No tensor would be trainable, or a batch norm cannot be frozen; the model is then unchanged.
     """
     full = model.full_model() if hasattr(model, "full_model") else model
     name_of = getattr(model, "full_name", str)
@@ -57,20 +57,24 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Groups for any torch optimizer, each with its own `lr` and `weight_decay`.
 
-    Biases, norms and what the model itself exempts have no weight decay. Offsets of deformable convs learn at a tenth
-    of the rate, as in mmcv's `dcn_offset_lr_mult` and Deformable DETR (https://arxiv.org/abs/2010.04159, section 5).
+    Biases, norms and the names in the model's `no_weight_decay()` have no weight decay. Offsets of deformable convs
+    have a tenth of the learning rate, as in mmcv's `dcn_offset_lr_mult` and Deformable DETR
+    (https://arxiv.org/abs/2010.04159, section 5).
 
-    timm's optimiser factory takes them too: `timm.optim.create_optimizer_v2(groups, opt="adamw")`.
+    timm's optimizer factory takes the groups: `timm.optim.create_optimizer_v2(groups, opt="adamw")`.
 
     Args:
         model: A full model, a feature wrapper of this package, or a detector that holds one.
         lr: Learning rate of the last layers.
-        weight_decay: That of the weights.
+        weight_decay: Weight decay of all other parameters.
         layer_decay: Factor on the learning rate per layer towards the input, such as 0.75; none by default. In a
-            detector, what is not the backbone learns at `lr`, and the last layer of the backbone one step below.
+            detector, neck and head have the rate `lr`, and the last layer of the backbone has `lr * layer_decay`.
+
+    Returns:
+        Parameter groups of the trainable parameters.
 
     Raises:
-        ValueError: Layer decay is asked for, and there is no backbone of timm's or ours.
+        ValueError: `layer_decay` is given, and the model contains no timm backbone.
     """
     groups = (
         _without_layers(model, weight_decay) if layer_decay is None else _by_layer(model, weight_decay, layer_decay)
@@ -85,7 +89,7 @@ def param_groups(
 
 
 def _without_layers(model: Model, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups of the parameters that learn: with and without weight decay."""
+    """Two groups of the trainable parameters: with and without weight decay."""
     exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
     return param_groups_weight_decay(model, weight_decay, no_weight_decay_list=exempt)
 
@@ -107,6 +111,6 @@ def _by_layer(model: Model, weight_decay: float, layer_decay: float) -> list[dic
 
 
 def _slow(model: Model) -> dict[Any, float]:
-    """Parameters whose layer asks for a factor on the learning rate."""
+    """Parameter -> factor on its learning rate, for layers with `lr_scales`."""
     asked = [(layer, *item) for layer in model.modules() for item in getattr(layer, "lr_scales", {}).items()]
     return {parameter: scale for layer, name, scale in asked for parameter in layer.get_submodule(name).parameters()}

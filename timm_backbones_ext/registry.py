@@ -1,4 +1,4 @@
-"""Variants: timm models with edits under names of their own; the one file that knows timm's registry and builder."""
+"""Variants: named timm models with edits. Only this file uses timm's registry and builder."""
 
 import functools
 import sys
@@ -44,24 +44,24 @@ __all__ = [
     "variant",
 ]
 
-default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register; timm reads it from the module
+default_cfgs: dict[str, DefaultCfg] = {}  # of the variants that users register; timm reads this name
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """An architecture that timm lacks: how its plain model is made, and timm's module for the family it belongs to."""
+    """An architecture that timm lacks: the function that makes its model, and the name of its family's timm module."""
 
     entry: Callable[..., Model]
     family: str
 
 
 ARCHITECTURES: dict[str, Architecture] = {}
-"""The architectures of this package, by name; each is the base of its own name."""
+"""The architectures of this package, by name; each is also a variant, whose base has the same name."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A name, the architecture that it starts from, timm's or of `ARCHITECTURES`, and the edits that make it."""
+    """A name, its base architecture (timm's or one of `ARCHITECTURES`), and its edits as texts."""
 
     name: str
     base: str
@@ -76,7 +76,7 @@ class Variant:
 
     @property
     def entry(self) -> Callable[..., Model]:
-        """The function that makes the model without edits."""
+        """The function that makes the base model without edits."""
         own = ARCHITECTURES.get(self.base)
         return own.entry if own else model_entrypoint(self.base)
 
@@ -96,14 +96,14 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {}
 BUILT_IN: set[str] = set()
-"""Names that this package registers, and that other machines therefore know."""
+"""Names that this package registers itself, so that they exist on every machine that has it."""
 
 
 def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
     """Register an entry function as a variant of `base`, under the function's own name.
 
-    Tags, hub ids and licences are those that timm's registry holds for the base. The function calls `build`, which
-    learns from the decorator which variant it builds.
+    Tags, Hub ids and licences come from timm's registry entry of the base. The function calls `build`; the decorator
+    passes the variant to it.
     """
 
     def register(fn: FunctionType) -> Callable[..., Any]:
@@ -116,13 +116,13 @@ def variant(base: str, *edits: str) -> Callable[[Any], Callable[..., Any]]:
 def architecture(
     make: Callable[..., Model], family: str, config: Mapping[str, Any], **kwargs: Any
 ) -> Callable[[Any], Callable[..., Any]]:
-    """Register an entry function, under its own name, as an architecture that timm lacks; there are no weights for it.
+    """Register an entry function, under its own name, as an architecture that timm lacks; it has no pretrained weights.
 
     Args:
-        make: Makes the plain model by timm's builder; takes the name first, then arguments as timm's entry functions.
-        family: timm's module for the family: "resnet".
+        make: Makes the model without edits by timm's builder; takes the name, then the arguments of an entry function.
+        family: timm's module of the family, such as "resnet".
         config: Fields of the pretrained config.
-        kwargs: Arguments of `make` that make this architecture.
+        kwargs: Arguments of `make` for this architecture.
     """
 
     def register(fn: FunctionType) -> Callable[..., Any]:
@@ -135,7 +135,7 @@ def architecture(
 
 
 def _registered(fn: FunctionType, made: Variant, cfgs: DefaultCfg) -> Callable[..., Any]:
-    """The entry function that timm gets; it tells `build` which variant it builds."""
+    """Register an entry function with timm; it passes its variant to `build`."""
 
     @functools.wraps(fn)
     def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -145,7 +145,7 @@ def _registered(fn: FunctionType, made: Variant, cfgs: DefaultCfg) -> Callable[.
     VARIANTS[made.name] = made
     if fn.__module__.startswith(f"{__package__}.models."):
         BUILT_IN.add(made.name)
-    vars(entry)["base"] = made.base  # says whose arguments the config of a saved variant may have
+    vars(entry)["base"] = made.base  # `allowed_arguments` reads the base's signature through it
     register_model(entry)
     # transformers passes the hint on as a tag, so it has to be one; list_models() does not show it
     model_pretrained_cfgs[f"{made.name}.{HINT}"] = PretrainedCfg(architecture=made.name, tag=HINT)
@@ -153,16 +153,19 @@ def _registered(fn: FunctionType, made: Variant, cfgs: DefaultCfg) -> Callable[.
 
 
 def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str | Edit] = ()) -> Variant:
-    """Give a timm architecture with edits a name of your own, for `timm.create_model`.
+    """Register a timm architecture with edits under a new name for `timm.create_model`.
 
     Args:
         name: An unused identifier that starts with `ext_`.
-        base: Architecture name in timm, without a tag: "resnet50".
+        base: Name of an architecture of timm or of this package, without a tag: "resnet50".
         edits: Edits, or their texts: `["eca", "in_chans(5)"]`.
 
+    Returns:
+        The variant.
+
     Raises:
-        ValueError: The name is taken or lacks the prefix, the base or an edit is unknown, or the model cannot be built:
-            the base is of no family that this package knows, or an edit does not fit it.
+        ValueError: The name is taken or lacks the prefix, the base or an edit is unknown, the base is of a family that
+            this package does not know, or an edit does not fit it.
     """
     if is_model(name):
         raise ValueError(f"{name!r} is registered already; choose another name")
@@ -178,7 +181,7 @@ def register_variant(name: str, *, base: str, edits: str | Edit | Iterable[str |
 
 
 def _try(variant: Variant) -> None:
-    """Build a variant without data, so that one that cannot be built is an error when it is registered."""
+    """Build a variant on the device `meta`, so that registering an impossible variant raises an error."""
     try:
         Recipe(model_entrypoint(variant.base), parse_edits(variant.edits))(device="meta")
     except ValueError as error:
@@ -186,7 +189,10 @@ def _try(variant: Variant) -> None:
 
 
 def list_variants(base: str | None = None) -> list[str]:
-    """Names of the variants, sorted; those of one timm architecture if it is given. `VARIANTS[name]` says what each is.
+    """Names of the variants, sorted; `VARIANTS[name]` is the variant.
+
+    Args:
+        base: Only variants of this base architecture; all by default.
 
     Raises:
         ValueError: No variant has this base.
@@ -202,9 +208,9 @@ def _bases() -> set[str]:
 
 
 def _derived_cfgs(variant: Variant) -> DefaultCfg:
-    """The base's pretrained configs, default first; weights come as safetensors from the *base's* Hub repo."""
+    """The base's pretrained configs, default first; weights are the safetensors files of the base's Hub repos."""
     multiple = max((item.multiple for item in parse_edits(variant.edits)), default=1)
-    # timm's get_arch_pretrained_cfgs copies deeply, which takes half the time of registering
+    # not timm's get_arch_pretrained_cfgs: it makes deep copies, which take half the time of registering
     bases = {name: model_pretrained_cfgs[name] for name in model_with_tags[variant.base]}
     cfgs = {
         name.partition(".")[2]: replace(cfg, architecture=None, tag=None, **safe_source(cfg), **_sizes(cfg, multiple))
@@ -214,7 +220,7 @@ def _derived_cfgs(variant: Variant) -> DefaultCfg:
 
 
 def _sizes(cfg: PretrainedCfg, multiple: int) -> dict[str, Any]:
-    """Image and pooling sizes for edits that need sides of a multiple of so many pixels: the next larger."""
+    """Input and pool sizes, rounded up to the multiple that the edits need; empty if they need no change."""
     (channels, height, width), test = cfg.input_size, cfg.test_input_size
     grown = [-(-side // multiple) * multiple for side in (height, width)]
     if grown == [height, width] or cfg.pool_size is None:
@@ -241,21 +247,21 @@ def build(
 
     Args:
         pretrained: Load the weights that the pretrained config names: a base's, or a saved variant's.
-        variant: Given by the decorator.
-        edits: Edits beyond those of the variant.
-        features_only: Return feature maps; `out_indices`, `feature_cls` and `feature_cfg` are timm's.
-        out_indices: Levels to return, in the order wanted.
+        variant: The variant; the decorator passes it.
+        edits: Edits to add to those of the variant.
+        features_only: Return a model that returns feature maps.
+        out_indices: Levels to return, in this order.
         feature_cls: "list", "dict", "hook", "getter", "fx" or a class.
         feature_cfg: Further arguments of the feature class.
-        pretrained_cfg: timm's: a tag, or a config.
-        pretrained_cfg_overlay: timm's: entries that replace those of the config.
-        kwargs: Arguments of timm's entry function for the base, and of its builder; `in_chans` is the edit
+        pretrained_cfg: As in timm: a tag, or a config.
+        pretrained_cfg_overlay: As in timm: entries that replace those of the config.
+        kwargs: Arguments of timm's entry function for the base, and of its builder. `in_chans=n` becomes the edit
             `in_chans(n)`.
 
     Raises:
-        ValueError: An unknown edit, or one that does not fit the model.
-        WeightsError: The weights are not those of this model, or there is no safetensors file.
-        HubError: The weights cannot be fetched, or are not what the Hub recorded.
+        ValueError: An edit is unknown or does not fit the model.
+        WeightsError: The weights do not fit the model, or there is no safetensors file.
+        HubError: The weights cannot be fetched, or differ from the hash that the Hub recorded.
     """
     entry, kwargs, chosen = translated(variant.entry, kwargs, (*parse_edits(variant.edits), *parse_edits(edits)))
     cfg = _resolved(variant.name, pretrained_cfg, pretrained_cfg_overlay)
@@ -284,13 +290,13 @@ def build(
 
 
 def _made(make: Callable[..., Model], kwargs: dict[str, Any], **changes: Any) -> Model:
-    """A model of timm's builder, which changes the arguments that it gets."""
+    """Call timm's builder with a copy of the arguments, since it changes them."""
     chosen = {**kwargs, **changes}
     return make(**{key: value for key, value in chosen.items() if key != "device" or value is not None})
 
 
 def _resolved(name: str, cfg: Any, overlay: dict[str, Any] | None) -> dict[str, Any]:
-    """timm's config of the weights as a dict; those of a Hub repo come as safetensors."""
+    """timm's pretrained config as a dict; weights of a Hub repo are read from its safetensors file."""
     given = None if cfg is None or isinstance(cfg, str) else cfg
     if given is not None:
         given = given if isinstance(given, PretrainedCfg) else PretrainedCfg(**given)
@@ -300,7 +306,7 @@ def _resolved(name: str, cfg: Any, overlay: dict[str, Any] | None) -> dict[str, 
 
 @contextmanager
 def _naming(place: str | None) -> Generator[None]:
-    """Turn any error that timm raises for a config.json, or for arguments beside it, into a HubError with the place."""
+    """Turn any error that timm raises while building from a saved config into a HubError that names its place."""
     try:
         yield
     except (BackboneError, OSError):
@@ -315,7 +321,7 @@ def _naming(place: str | None) -> Generator[None]:
 
 
 def _keep_statistics(model: Model) -> None:
-    """Mark batch norms, with transformers' own mark, as initialised: 5.23 resets them in its backbones otherwise."""
+    """Mark batch norms as initialised, so that transformers 5.23 does not reset them in its backbones."""
     for module in model.modules():
         if hasattr(module, "running_mean"):
             module._is_hf_initialized = True

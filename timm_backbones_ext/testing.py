@@ -1,4 +1,4 @@
-"""The law of the house as checks that any edit can be put through, also one from outside the package.
+"""Checks for any edit, also one from outside the package: an edited model computes what its base computes.
 
     def test_my_edit_keeps_the_law():
         check_edit(MyEdit())
@@ -46,13 +46,13 @@ __all__ = [
 
 
 def check_edit(item: str | Edit | type[Edit]) -> None:
-    """Put an edit through every check, on the smallest member of each of its families.
+    """Run every check on an edit, with the smallest architecture of each of its families.
 
     Args:
-        item: An edit, its text, or its class for the edit in its simplest form.
+        item: An edit, its text, or its class (for the class's simplest form).
 
     Raises:
-        AssertionError: The edit breaks the law; the message says which part.
+        AssertionError: A check failed; the message says which.
     """
     (item,) = parse_edits(item.example if isinstance(item, type) else item)
     for family in item.families:
@@ -65,14 +65,14 @@ def check_edit(item: str | Edit | type[Edit]) -> None:
 
 
 def base_for(family: str, item: Edit) -> str:
-    """The smallest timm architecture of a family that an edit can be tried on."""
+    """The smallest timm architecture of a family that an edit can be applied to."""
     return item.tried_on.get(family, FAMILIES[family].smallest)
 
 
 def calibrate(model: Model, seed: int = 0) -> Model:
-    """Give a model norm weights and statistics as after training, so that no branch is silent and outputs are near 1.
+    """Set norm weights and running statistics as after training, so that no branch is zero and outputs are near 1.
 
-    Zero-initialised last norms would hide whatever an edit does inside a residual branch.
+    A last norm with weight zero would hide errors of an edit inside the residual branch.
     """
     generator = torch.Generator().manual_seed(seed)
     norms = [module for module in model.modules() if "Norm" in type(module).__name__]
@@ -102,13 +102,13 @@ def image(model: Model, height: int, width: int, batch: int = 1, seed: int = 0) 
 
 
 def outputs(model: Model, x: Tensor) -> list[Tensor]:
-    """Every feature level, then what the full model gives."""
+    """The map of every feature level, then the output of the full model."""
     last, maps = model.forward_intermediates(x)
     return [*maps, model.forward_head(last)]
 
 
 def create(name: str, **kwargs: Any) -> Model:
-    """A model for a test, slim where nobody looks."""
+    """A model for a test, made smaller by `Family.slim` if it is the family's smallest architecture."""
     plain = name.removeprefix("ext_")
     slim = next((family.slim for family in FAMILIES.values() if family.smallest == plain), {})
     return timm.create_model(name, **slim, **kwargs)
@@ -121,7 +121,7 @@ def _calibrated(base: str, **kwargs: Any) -> Model:
 
 
 def trained(base: str, **kwargs: Any) -> Model:
-    """A model that is calibrated once a process; each call gives a copy of its own."""
+    """A calibrated model; it is calibrated once per process, and each call returns a new copy."""
     return copy.deepcopy(_calibrated(base, **kwargs))
 
 
@@ -132,7 +132,7 @@ def _pair(base: str, item: Edit, dtype: torch.dtype, seed: int = 0) -> tuple[Mod
 
 
 def check_identity(base: str, item: str | Edit) -> None:
-    """The edited model gives the base's logits and feature maps, for any content of channels that the base lacks."""
+    """The edited model gives the base's logits and feature maps, for any values of added input channels."""
     (item,) = parse_edits(item)
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
         plain, edited = _pair(base, item, dtype)
@@ -150,12 +150,12 @@ def check_identity(base: str, item: str | Edit) -> None:
 
 
 def seen_by_base(x: Tensor, plain: Model, item: Edit) -> Tensor:
-    """The image that the base sees where the edited model sees `x`."""
+    """The image for the base that corresponds to the image `x` for the edited model."""
     return x.expand(-1, plain.in_chans, -1, -1) if item.content == "grey" else x[:, : plain.in_chans]
 
 
 def largest(got: list[Tensor], expected: list[Tensor], *, sampling: bool = False) -> float:
-    """Largest relative difference of two lists of outputs; with `sampling`, of maps at the positions of `expected`."""
+    """Largest relative difference of two lists of outputs; `sampling` compares maps at the positions of `expected`."""
     if sampling:
         steps = [level.shape[-1] // wanted.shape[-1] for level, wanted in zip(got[:-1], expected, strict=False)]
         got = [level[..., ::step, ::step] for level, step in zip(got, steps, strict=False)]
@@ -166,7 +166,7 @@ def largest(got: list[Tensor], expected: list[Tensor], *, sampling: bool = False
 def check_gradients(base: str, item: str | Edit) -> None:
     """Every new parameter gets a gradient within three SGD steps; those of step 0 are finite and below 1e3.
 
-    A unit behind a ReLU may be dead by chance, so a parameter has three seeds to show its gradient.
+    A unit after a ReLU may be dead by chance, so three seeds are tried before a parameter counts as dead.
     """
     (item,) = parse_edits(item)
     dead = _dead(base, item, seed=0)
@@ -190,7 +190,7 @@ def _dead(base: str, item: Edit, seed: int) -> set[str]:
 
 
 def _new_elements(plain: Model, edited: Model) -> dict[str, Tensor]:
-    """Masks of what an edit added: whole parameters, and the zeros around those that it made larger."""
+    """Masks of the elements that an edit added: whole parameters, and the border of those that it made larger."""
     old = dict(plain.named_parameters())
     masks = {}
     for name, parameter in edited.named_parameters():
@@ -205,8 +205,8 @@ def _train(model: Model, masks: dict[str, Tensor], *, maps_only: bool = False) -
     """Take three SGD steps; the gradient norms of the masked elements at each."""
     trained = wrap(copy.copy(model)) if maps_only else model
     optimizer = torch.optim.SGD(model.train().parameters(), lr=1e-2)
-    grown = any(mask[:, 0].any() for mask in masks.values() if not mask.all())  # more than input channels
-    side = 160 if grown else 64  # pixels; the last maps are to be so large that the rim of a grown kernel sees them
+    grown = any(mask[:, 0].any() for mask in masks.values() if not mask.all())  # kernels grew, not only input channels
+    side = 160 if grown else 64  # pixels; so large that the border of a grown kernel reads inside the last maps
     x, target = image(model, side, side, batch=4), torch.arange(4)
     for _ in range(3):
         optimizer.zero_grad()
@@ -219,7 +219,7 @@ def _train(model: Model, masks: dict[str, Tensor], *, maps_only: bool = False) -
 
 
 def check_merging(base: str, item: str | Edit) -> None:
-    """After training, merging an edit that can be merged gives the base's modules and keys, and the same outputs."""
+    """Merging a trained edit gives the base's modules and keys and keeps the outputs; for edits that can be merged."""
     (item,) = parse_edits(item)
     if not item.merges():
         return
@@ -237,14 +237,14 @@ def check_merging(base: str, item: str | Edit) -> None:
 
 
 def check_pretrained(base: str, item: str | Edit) -> None:
-    """Base weights load bit-identical beside the identity; a missing, unknown or misshaped key is an error."""
+    """Base weights load bit-identical, new tensors at the identity; a missing, unknown or misshaped key is an error."""
     (item,) = parse_edits(item)
     weights = trained(base).state_dict()
     name, extra = _named(base, item)
 
     def load(state_dict: dict[str, Tensor], **kwargs: Any) -> Model:
         source = {"state_dict": {key: value.clone() for key, value in state_dict.items()}}
-        torch.manual_seed(0)  # so that new tensors are the same each time
+        torch.manual_seed(0)  # so that new tensors get the same values each time
         return create(name, pretrained=True, edits=extra, pretrained_cfg_overlay=source, **kwargs)
 
     zeros = {key: torch.zeros_like(value) for key, value in weights.items()}
@@ -268,13 +268,13 @@ def check_pretrained(base: str, item: str | Edit) -> None:
 
 
 def _named(base: str, item: Edit) -> tuple[str, list[Edit]]:
-    """A registered name for the base, and the edit unless the name has it."""
+    """A registered name for the base, and the edits to pass: none if the name includes the edit."""
     identity = identify(edit(create(base), item))
     return identity.architecture, list(parse_edits(identity.extra))
 
 
 def _surrounded(value: Tensor, old: Tensor) -> bool:
-    """Whether a tensor is an older, smaller one with zeros around it."""
+    """Whether a tensor is the smaller tensor `old` with zeros around it."""
     spare = [range(new - size + 1) for new, size in zip(value.shape, old.shape, strict=True)]
     windows = (tuple(slice(o, o + n) for o, n in zip(at, old.shape, strict=True)) for at in itertools.product(*spare))
     return int(value.count_nonzero()) == int(old.count_nonzero()) and any(torch.equal(value[w], old) for w in windows)
@@ -296,7 +296,7 @@ def _require(fact: bool, otherwise: str) -> None:
 
 
 def check_saving(base: str, item: str | Edit) -> None:
-    """Save, load and save gives the same bytes, a verified model with its edits, and the live model's features."""
+    """Save, load and save gives the same bytes; the loaded model verifies and has the edits and the features."""
     (item,) = parse_edits(item)
     model = edit(trained(base, num_classes=10), item).eval()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,4 +1,4 @@
-"""Edits as text and on live models; what cannot be applied changes nothing."""
+"""Edits as text and on live models; an edit that cannot be applied changes nothing."""
 
 import copy
 import pickle
@@ -119,7 +119,7 @@ def test_attention_goes_where_an_efficientnet_has_none() -> None:
     assert [type(block.se).__name__ for stage in fused.blocks[1:] for block in stage] == [
         *("Eca", "Eca", "SqueezeExcite", "SqueezeExcite")
     ]
-    with pytest.raises(ValueError, match="every block of the stages has attention of its own, or no place for it"):
+    with pytest.raises(ValueError, match="every block of the stages already has attention, or has no place for it"):
         tbx.edit(own, "eca")
     with pytest.raises(ValueError, match=r"expected no attention at blocks\.1\.0\.se; found Eca\. Two attention"):
         tbx.edit(fused, "se(stages=[2])")

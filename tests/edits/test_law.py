@@ -250,7 +250,7 @@ def test_the_law_sees_an_edit_that_can_never_learn(monkeypatch: pytest.MonkeyPat
 
 
 def test_zeros_in_the_conv_before_a_norm_blow_up_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which is why the norm's weight is what starts at zero: with the other, gradients are hundreds of times as big."""
+    """This is why the norm's weight starts at zero: with zeros in the conv, gradients are hundreds of times as big."""
 
     def zero_the_conv(self: layers.Cbam) -> None:
         torch.nn.init.zeros_(self.channel.fc2.weight)

@@ -24,6 +24,10 @@ def extended(*args: int, **kwargs: object) -> ExtendedConv2d:
     return ExtendedConv2d.replacing(nn.Conv2d(*args, **kwargs))
 
 
+def test_the_whole_of_a_weight_is_as_high_and_as_wide_as_it() -> None:
+    assert Kept.all_of(torch.zeros(4, 2, 3, 5)) == Kept(channels=2, top=0, bottom=3, left=0, right=5)
+
+
 def learned(conv: ExtendedConv2d) -> ExtendedConv2d:
     """A conv in eval mode whose branches add something."""
     for branch in conv.branches.values():

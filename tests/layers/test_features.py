@@ -203,6 +203,7 @@ def test_a_feature_class_is_given_by_name_in_any_case(kind: str) -> None:
     ("kwargs", "message"),
     [
         ({"out_indices": (7,)}, "levels 0 to 4"),
+        ({"out_indices": (5,)}, "levels 0 to 4"),
         ({"out_indices": (-6,)}, "levels 0 to 4"),
         ({"out_indices": ()}, "levels 0 to 4"),
         ({"out_indices": 9}, "levels 0 to 4"),

@@ -173,3 +173,16 @@ def test_a_ref_in_the_cache_that_is_no_commit_is_not_a_path(server: Scripted, re
     repo.file(NAME)
     (repo.folder / "refs" / "main").write_text("../../evil")
     assert Repo(REPO, cache_dir=tmp_path).commit == repo.commit
+
+
+@pytest.mark.parametrize(("expired", "waits"), [(2, 0), (3, 1)])
+def test_two_links_that_expired_are_renewed_at_once_and_a_third_is_a_failure(
+    expired: int, waits: int, server: Scripted, repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(type(PATIENCE), "wait", lambda self, failures, *rest: waited.append(failures))
+    server.answers.append(Answer("/resolve/", 302, headers={"Location": f"{server.endpoint}/signed/x"}, method="GET"))
+    server.answers.append(Answer("/signed/", 403, times=expired))
+    server.answers.append(Answer("/signed/", 200, CONTENT))
+    assert repo.file(NAME).read_bytes() == CONTENT
+    assert len(waited) == waits

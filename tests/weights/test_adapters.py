@@ -50,6 +50,8 @@ def test_an_adapter_of_peft_computes_the_same_as_an_edit_and_back(base: str, tmp
     torch.testing.assert_close(ours(x), expected, rtol=1e-6, atol=1e-6)
     assert any(item.startswith("lora(rank=4") for item in ours.edits)
     tbx.save_adapter(ours, tmp_path / "ours")
+    saved = json.loads((tmp_path / "ours" / CONFIG).read_text())["modules_to_save"]
+    assert saved == (heads and [plain(base).pretrained_cfg["classifier"]])
     again = peft.PeftModel.from_pretrained(plain(base), tmp_path / "ours").eval()
     torch.testing.assert_close(again(x), expected, rtol=1e-6, atol=1e-6)
     loaded = tbx.load_adapter(copy.deepcopy(ours), tmp_path / "ours")  # beside the same layers

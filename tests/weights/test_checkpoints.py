@@ -71,7 +71,7 @@ def test_the_larger_models_with_torchvisions_weights_give_torchvisions_outputs()
 
 
 def layers(model: nn.Module) -> Counter[tuple]:
-    """What decides the function of a net beside its tensors: strides, pads, groups and epsilons."""
+    """The settings that change a net's function and are not tensors: strides, pads, groups and epsilons."""
     found: Counter[tuple] = Counter()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

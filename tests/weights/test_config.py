@@ -1,4 +1,4 @@
-"""The config.json of a repo: what it may not say is refused before anything is built or fetched."""
+"""An invalid config.json of a repo raises an error before anything is built or fetched."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from world import RIGHT
 import timm_backbones_ext as tbx
 from timm_backbones_ext.saving.checks import check_config
 from timm_backbones_ext.weights.arguments import allowed_arguments
+from timm_backbones_ext.weights.config import LARGEST_DEPTH, _branches, _require_small
 
 REPO = "config/backbone"
 MUTATIONS = int(os.environ.get("MUTATIONS", "120"))  # benchmarks/reliability.py runs 1,000 of each
@@ -34,6 +35,19 @@ def test_the_config_is_checked_before_weights_are_fetched(saved: Path, local_hub
     with pytest.raises(tbx.HubError, match="unknown architecture 'ext_later'"):
         tbx.pull("pull/later", cache_dir=tmp_path)
     assert not [path for path in local_hub.requests() if "safetensors" in path or "storage" in path]
+
+
+def test_lists_may_be_as_deep_as_the_limit_and_no_deeper() -> None:
+    def nested(depth: int) -> dict:
+        tree: object = []
+        for _ in range(depth - 2):  # beside the list inside and the object around
+            tree = [tree]
+        return {"extra": tree}
+
+    assert max(depth for _, depth in _branches(nested(LARGEST_DEPTH))) == LARGEST_DEPTH
+    _require_small(nested(LARGEST_DEPTH))
+    with pytest.raises(ValueError, match="has lists more than 40 deep"):
+        _require_small(nested(LARGEST_DEPTH + 1))
 
 
 @pytest.mark.parametrize(

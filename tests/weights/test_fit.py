@@ -1,4 +1,4 @@
-"""Checkpoints into edited models: what fits loads, whatever else names what is wrong and loads nothing."""
+"""Checkpoints load into edited models if they fit; otherwise the error names the keys and nothing is loaded."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""Checkpoints that do not fit are refused with the reason, and the model is what it was."""
+"""Checkpoints that do not fit raise an error with the reason, and the model does not change."""
 
 import copy
 
@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 import timm_backbones_ext as tbx
+from timm_backbones_ext.edits.lineage import mismatch
 
 
 def untouched(model: nn.Module, state: object, message: str, **kwargs: object) -> None:
-    """Loading is refused, and the model is what it was."""
+    """Loading raises an error, and the model does not change."""
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(tbx.WeightsError, match=message):
         tbx.load_checkpoint(model, state, **kwargs)
@@ -111,3 +112,11 @@ def test_half_a_head_is_refused(spoil) -> None:
     model = timm.create_model("convnext_atto")
     state = {key: value + 1 for key, value in model.state_dict().items() if not spoil(key)}
     untouched(model, state, r"the checkpoint does not fit, nothing was loaded: .* missing \(head")
+
+
+def test_six_keys_that_differ_are_named_and_the_others_counted() -> None:
+    tensor = torch.zeros(1)
+    assert mismatch({}, dict.fromkeys("abcdef", tensor)) == "6 missing (a, b, c, d, e, f)"
+    assert mismatch({}, dict.fromkeys("abcdefg", tensor)) == "7 missing (a, b, c, d, e, f and 1 more)"
+    found = mismatch({"a": tensor, "c": torch.zeros(2)}, {"b": tensor, "c": torch.zeros(3)})
+    assert found == "1 missing (b); 1 unknown (a); 1 misshaped (c (2,) instead of (3,))"

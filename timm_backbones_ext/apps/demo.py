@@ -1,4 +1,4 @@
-"""The main job end to end: a trained net is extended, grown, trained on real digits, shared, and used elsewhere.
+"""A demo of all parts: a trained net is edited, grown, trained on real digits, pushed, and used in a new process.
 
 Needs the extra `demo`. All printed numbers are measured in this run and stand in `report.json`.
 """
@@ -63,12 +63,12 @@ class DemoError(RuntimeError):
 
 @dataclass(frozen=True)
 class Start:
-    """The net that the demo begins with, and the photos that it sees."""
+    """The net that the demo starts with, and its photos."""
 
     net: Model
     pictures: dict[str, Image.Image]
     images: Tensor
-    """(N, 3, 224, 224), the photos as the net takes them."""
+    """(N, 3, 224, 224): the photos, normalised for the net."""
     trained: bool
 
     def labels(self, logits: Tensor) -> list[str]:
@@ -146,7 +146,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _start() -> Start:
-    """The trained net out of the package; without it one with random weights, norms and statistics."""
+    """The trained net from the package; if that is not installed, a net with random weights."""
     torch.manual_seed(0)
     net, pictures = timm.create_model(NET), photos()
     try:
@@ -168,7 +168,7 @@ def _has_package() -> bool:
 
 @torch.inference_mode()
 def _photos(start: Start, output: Path, **_: Any) -> dict[str, Any]:
-    """Say what the net sees in the photos, and draw the feature maps of the cat."""
+    """Print the net's classes for the photos, and draw the feature maps of the cat."""
     found = seen(start.net(start.images))
     if start.trained:
         rows = [
@@ -187,7 +187,7 @@ def _photos(start: Start, output: Path, **_: Any) -> dict[str, Any]:
 
 
 def _edited(start: Start, output: Path, **_: Any) -> dict[str, Any]:
-    """Put each edit into the net, then all of them, and compare what it computes."""
+    """Apply each edit alone, then all of them, and compare the outputs."""
     nets = {text: edit(copy.deepcopy(start.net), text).eval() for text in EDITS}
     nets["all three"] = edit(copy.deepcopy(start.net), *EDITS).eval()
     compared = {name: _compared(start, net) for name, net in nets.items()}
@@ -204,7 +204,7 @@ def _edited(start: Start, output: Path, **_: Any) -> dict[str, Any]:
 
 
 def _grown(start: Start, output: Path, **_: Any) -> dict[str, Any]:
-    """Grow the net to the next member of its family, and compare what it computes."""
+    """Grow the net to the next larger member of its family, and compare the outputs."""
     large = grow(start.net, to=LARGER).eval()
     facts = _compared(start, large)
     before, after = (sum(p.numel() for p in net.parameters()) / 1e6 for net in (start.net, large))
@@ -231,7 +231,7 @@ def _compared(start: Start, net: Model) -> dict[str, Any]:
 
 
 def _learned(start: Start, output: Path, *, epochs: int, **_: Any) -> dict[str, Any]:
-    """Train the net, with one attention more and one channel, on the digits; the same from random weights."""
+    """Train the net, with an attention edit and one input channel, on the digits; then again from random weights."""
     train, test = (_tensors(part) for part in digits())
     found = {}
     for name in ("trained", "random") if start.trained else ("random",):
@@ -293,7 +293,7 @@ def _classes(model: Model, images: Tensor) -> list[int]:
 
 
 def _shared(start: Start, output: Path, *, repo: str | None, **_: Any) -> dict[str, Any]:
-    """Push the net for photos, with its edits, and the one that learned digits; use both in new processes."""
+    """Push the edited net for photos and the net for digits; use both in new processes."""
     images = {
         "photos": torch.cat((start.images, start.images.mean(1, keepdim=True)), dim=1),
         "digits": _tensors(digits()[1])[0],

@@ -52,7 +52,7 @@ class Run:
 
 
 def steps(depths: Iterable[int], seeds: int, epochs: int) -> int:
-    """How often `run_study` calls its `step`: once per epoch."""
+    """Number of calls of `step` in `run_study`: one per epoch."""
     return len(_nets(depths)) * seeds * epochs
 
 
@@ -67,15 +67,15 @@ def run_study(
     """Train every net with every seed; write `depth.json` and `depth.png` to a folder.
 
     Args:
-        output: The folder; it is made.
-        depths: Layers, of those that have a model (see `timm-ext list`).
+        output: Folder to write to; made if it does not exist.
+        depths: Numbers of layers for which a model exists (see `timm-ext list`).
         seeds: Runs of each net.
         epochs: Passes over the training digits.
         step: Called after each epoch with a few words on it.
 
     Raises:
         ImportError: matplotlib or scikit-learn is missing.
-        ValueError: There is no model of a depth.
+        ValueError: No model has one of the depths.
     """
     nets, (train, test), begun = _nets(depths), digits(), time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def run_study(
 
 
 def _nets(depths: Iterable[int]) -> list[tuple[str, int]]:
-    """Kind and depth of the nets to train; the deepest have no plain twin."""
+    """Kind and depth of the nets to train; the deepest have no plain net."""
     there = {net: timm.is_model(_name(*net)) for depth in depths for net in ((kind, depth) for kind in KINDS)}
     if missing := [depth for (kind, depth), found in there.items() if kind == "resnet" and not found]:
         known = sorted(int(name[len("ext_resnet") : -len("_cifar")]) for name in timm.list_models("ext_resnet*_cifar"))
@@ -155,7 +155,7 @@ def _accuracy(net: Model, images: Tensor, labels: Tensor) -> float:
 
 
 def summary(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Mean, least and most of each figure over the seeds, per net; None where a run's figure was not finite."""
+    """Mean, minimum and maximum of each figure over the seeds, per net; None if a figure was not finite."""
     found = []
     for kind, depth in dict.fromkeys((run["kind"], run["depth"]) for run in result["runs"]):
         runs = [run for run in result["runs"] if (run["kind"], run["depth"]) == (kind, depth)]

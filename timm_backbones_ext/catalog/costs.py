@@ -1,4 +1,4 @@
-"""What an edit costs on a named base: parameters and multiply-adds are computed, times come from the benchmark."""
+"""The cost of an edit on a named base: parameters and multiply-adds are computed, times come from the benchmark."""
 
 import json
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ RATIOS = Path(__file__).with_suffix(".json")
 
 @dataclass(frozen=True)
 class Cost:
-    """What an edit adds to a base."""
+    """The cost that an edit adds to a base."""
 
     base: str
     params: int
@@ -44,7 +44,7 @@ def cost(edit: str | Edit, base: str | None = None) -> Cost:
 
     Args:
         edit: An edit, or its text.
-        base: timm architecture; that of `named_base` by default.
+        base: timm architecture; the one of `named_base` by default.
 
     Raises:
         ValueError: The edit cannot be applied to the base.
@@ -82,5 +82,5 @@ def _figures(base: str, edit: str | None) -> tuple[int, float]:
 
 @cache
 def _ratios() -> dict[str, dict[str, float]]:
-    """What the benchmark wrote."""
+    """The results of the benchmark: "base + edit" -> its figures; empty if the file is missing."""
     return json.loads(RATIOS.read_text(encoding="utf-8"))["edits"] if RATIOS.is_file() else {}

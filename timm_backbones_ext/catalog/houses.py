@@ -26,10 +26,10 @@ class Floor:
 
     name: str
     before: str | None
-    """Class of the module in the base; None if it was not there."""
+    """Class of the module in the base; None if the base lacks it."""
     after: str
     new: tuple[str, ...]
-    """Its tensors that the base has not, or has in another shape: name, shape, and whether all is zero."""
+    """Tensors that the base lacks or has in another shape: name, shape, and whether all values are zero."""
 
     @property
     def kind(self) -> str:
@@ -82,7 +82,7 @@ def _floor(name: str, module: nn.Module, before: nn.Module | None) -> Floor:
 
 
 def draw_house(block: str, house: Sequence[Floor], path: str | Path, *, title: str = "") -> None:
-    """Draw a block before and after its edit: grey was there, orange was replaced, green was added."""
+    """Draw a block before and after its edit: kept modules grey, replaced ones orange, added ones green."""
     require_drawable(path, overwrite=True)
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What `timm-ext list` and the pages of the documentation say of each variant."""
+"""Facts on each variant for `timm-ext list` and the pages of the documentation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from ..registry import VARIANTS
 __all__ = ["Listing", "describe_variant", "family_name", "listings"]
 
 COMMERCIAL = "commercial"
-"""Word for all licences that are known to allow commercial use."""
+"""Filter word for all licences that are known to allow commercial use."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Listing:
 
 
 def family_name(base: str) -> str:
-    """The family of an architecture; it is built, on the meta device, only if it is not in the family's own module.
+    """The family of an architecture; it is built, on the device `meta`, only if its module is not a family's module.
 
     Raises:
         ValueError: The architecture is of no known family.
@@ -46,7 +46,7 @@ def family_name(base: str) -> str:
 
 
 def describe_variant(name: str) -> Listing:
-    """What there is to say of one variant."""
+    """The facts on one variant."""
     variant = VARIANTS[name]
     known = {family.module: family.name for family in FAMILIES.values()}
     family = known.get(variant.family) or family_name(variant.base)
@@ -59,11 +59,11 @@ def listings(family: str | None = None, edit: str | None = None, licence: str | 
     Args:
         family: Only variants of this family.
         edit: Only variants with this edit.
-        licence: Only variants that have a tag with this licence; "commercial" stands for all that are known to allow
-            commercial use.
+        licence: Only variants that have a tag with this licence; "commercial" means all licences that are known to
+            allow commercial use.
 
     Raises:
-        ValueError: An unknown family, edit or licence.
+        ValueError: The family, edit or licence is unknown.
     """
     found = [describe_variant(name) for name in VARIANTS]
     one_of("family", family, FAMILIES)

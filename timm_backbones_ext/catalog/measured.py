@@ -1,4 +1,4 @@
-"""What the study of `timm-ext edit-study` found of an edit: its JSON is part of the package."""
+"""Results of `timm-ext edit-study` for each edit; their JSON file is part of the package."""
 
 import json
 import re
@@ -19,7 +19,7 @@ def study() -> dict[str, Any]:
 
 
 def measured(edit: str) -> str:
-    """The evidence that was measured here for an edit, from its name, or "not measured"."""
+    """The result of this package's study for the edit with a name, or "not measured"."""
     found = [
         f"{row['data']} {row['gain']:+.3f} ({', '.join([row['verdict'], *row['candidate'].split(', ')[1:]])})"
         for row in study()["summary"]

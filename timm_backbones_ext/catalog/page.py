@@ -1,4 +1,4 @@
-"""The variants as one web page that needs no network: DataTables, from the package itables, over our facts.
+"""The variants as one web page that needs no network: a table of DataTables, from the package itables.
 
 Needs the extra `list`.
 """
@@ -25,13 +25,13 @@ __all__ = ["Row", "render_page", "require_library", "row_of"]
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 PANES = ("family", "edits", "licences", "exact", "evidence")
-"""Columns with a box of words to filter by."""
+"""Columns with a filter box."""
 BASE = "as its base"
 
 
 @dataclass(frozen=True)
 class Row(Listing):
-    """A variant with what it costs and shows."""
+    """The row of a variant in the page."""
 
     params: int
     gmacs: float
@@ -46,7 +46,7 @@ class Row(Listing):
 
 
 def row_of(facts: Listing) -> Row:
-    """The facts of a variant; the model is built without data."""
+    """The row of a variant; its model is built on the device `meta`."""
     about, edits = describe(facts.name), parse_edits(facts.edits)
     modes = {edit.exact for edit in edits}
     return Row(
@@ -138,7 +138,7 @@ def _options(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _column(key: str, title: str) -> dict[str, Any]:
-    """A column whose cells are words, or parts: what is shown, what is sorted and searched, what the boxes list."""
+    """A column. Its cells are texts, or have parts for display, for sorting and searching, and for the filter box."""
     column: dict[str, Any] = {"data": key, "title": title, "defaultContent": ""}
     if key in ("name", "params", "gmacs", "ratio"):
         column["render"] = {"_": "value", "display": "shown"}

@@ -32,7 +32,7 @@ FORMATS = {
     ".svg": {"Date": None, "Creator": None},
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-"""Formats by the end of a file's name, with the metadata that is left out: the same maps give the same bytes."""
+"""File suffix -> metadata to leave out, so that the same maps give the same bytes."""
 TILES = 4  # channels shown of each level, two by two
 COLUMN, TOP, ROW = 2.6, 0.7, 2.5  # inches: width of a level, headline, height of a row
 ASIDES = (
@@ -125,7 +125,7 @@ def principal_colours(values: Tensor) -> np.ndarray:
 
 
 def require_drawable(path: str | Path, *, overwrite: bool = False) -> None:
-    """Do nothing if a picture can be written to a path.
+    """Check that a picture can be written to a path.
 
     Raises:
         ImportError: matplotlib is missing; the message has the pip line.
@@ -177,7 +177,7 @@ def feature_maps(maps: Sequence[FeatureMap], image: Image.Image, path: str | Pat
 
 
 def write_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure as the end of the file's name says; the same figure gives the same bytes."""
+    """Write a figure in the format of the file's suffix; the same figure gives the same bytes."""
     from matplotlib import rc_context
 
     suffix = Path(path).suffix.lower()

@@ -1,4 +1,4 @@
-"""Where a network looks: offsets of deformable convs, and effective receptive fields. Needs the extra `viz`."""
+"""Sampling positions of deformable convs, and effective receptive fields. Needs the extra `viz`."""
 
 import copy
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ GRID = (0.2, 0.5, 0.8)  # positions drawn, as parts of height and width
 
 @dataclass(frozen=True)
 class Taps:
-    """Where one deformable conv reads for some positions of its output, in pixels of the photo."""
+    """The positions, in pixels of the photo, that one deformable conv reads for some positions of its output."""
 
     layer: str
     plain: Tensor
     """(positions, taps, 2): y and x without offsets."""
     moved: Tensor
-    """The same with offsets."""
+    """(positions, taps, 2): y and x with offsets."""
     masks: Tensor
     """(positions, taps): weights of the taps, 1 in a plain conv."""
 
@@ -145,9 +145,9 @@ def extent(field: Tensor, share: float = 0.95) -> int:
 
 
 def opened(model: Model) -> Model | None:
-    """A copy whose widened tensors have random values, as large as their others, where they are 0; None without any.
+    """A copy in which zeros of enlarged tensors are random, with the scale of the other values; None without any.
 
-    An edit starts as the identity, so its reach shows only once its new entries are not 0.
+    An edit starts as the identity, so its receptive field shows only if its new weights are not 0.
     """
     base, twin, found = model.lineage.base.state_dict(), copy.deepcopy(model), False
     generator = torch.Generator().manual_seed(0)

@@ -33,14 +33,14 @@ UNITS = {"G": "gmacs", "M": "params", "ms": "latency"}
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that a net may cost."""
+    """The largest cost of a net."""
 
     kind: str
     """"gmacs" (1e9 multiply-adds per image), "params" (1e6) or "latency" (ms per image on this machine)."""
     limit: float
 
     def cost(self, phi: float) -> float:
-        """What the net of a phi costs, in the budget's unit."""
+        """The cost of the net of a phi, in the budget's unit."""
         if self.kind == "latency":
             return latency_ms(phi)
         return member(phi).gmacs if self.kind == "gmacs" else _params(phi) / 1e6
@@ -59,10 +59,10 @@ class Member:
 
 
 def read_budget(text: str) -> Budget:
-    """A budget as users write it: 2.0G multiply-adds, 12M parameters or 20ms per image.
+    """Parse a budget: "2.0G" multiply-adds, "12M" parameters or "20ms" per image.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: The text is not a budget.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(G|M|ms)", text.strip())
     if not match or not float(match[1]):
@@ -71,14 +71,14 @@ def read_budget(text: str) -> Budget:
 
 
 def member(phi: float) -> Member:
-    """The net of a phi in figures, worked out without weights."""
+    """Figures of the net of a phi, computed without weights."""
     width, depth, resolution = compound(phi)
     facts = describe(NAME, phi=phi)
     return Member(phi, width, depth, resolution, facts.params, facts.gmacs)
 
 
 def _params(phi: float) -> int:
-    """Alone, since multiply-adds take longer to count."""
+    """Number of parameters; a function of its own, since counting multiply-adds takes longer."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in timm.create_model(NAME, phi=phi).parameters())
 
@@ -98,7 +98,7 @@ def latency_ms(phi: float, runs: int = 5) -> float:
 def largest_phi(budget: Budget, tried: Callable[[float, float], None] = lambda phi, cost: None) -> float:
     """The largest phi, in steps of 0.01, whose net is within a budget.
 
-    Costs grow with phi, so the search halves; with a measured latency the result varies as the measurement does.
+    Costs grow with phi, so this is a binary search. With a latency budget, the result varies with the measurement.
 
     Args:
         budget: See `read_budget`.

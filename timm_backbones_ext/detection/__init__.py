@@ -1,4 +1,4 @@
-"""Backbones for detectors: pyramids, and what detectors do to norms and to the first stages."""
+"""Backbones for detectors: feature pyramids, conversions of norms, and frozen stages."""
 
 from .freezing import convert_groupnorm, convert_sync_batchnorm, freeze_at
 from .pyramids import Pyramid, pad_to, pyramid

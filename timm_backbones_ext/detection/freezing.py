@@ -1,4 +1,4 @@
-"""What detectors do to a backbone: freeze its first stages, synchronise its batch norms, or replace them."""
+"""Freeze the first stages of a backbone, and synchronise or replace its batch norms."""
 
 import functools
 import math
@@ -19,16 +19,19 @@ ModelT = TypeVar("ModelT", bound=Model)
 def freeze_at(model: ModelT, n: int) -> ModelT:
     """Freeze everything up to the maps of stride `2**n`, in place, as detectron2's `FREEZE_AT` does for ResNets.
 
-    Frozen parameters have no gradients; batch norms become frozen ones with the same keys, which `train()` does not
-    change; dropout and stochastic depth are off.
+    Frozen parameters get no gradients. Frozen batch norms with the same keys replace batch norms; `train()` does not
+    change them. Dropout and stochastic depth are off in the frozen part.
 
     Args:
-        model: A full model, or a `features_only` one; of this package or of timm.
+        model: A full or a `features_only` model of this package or of timm.
         n: 0 for nothing, 1 for the stem, 2 for the stem and the levels of stride 4, and so on.
 
+    Returns:
+        The same model.
+
     Raises:
-        ValueError: `n` is not such a number, or the model does not say where the level ends. timm's HRNet is such a
-            model: its stages run side by side.
+        ValueError: `n` is out of range, or the module at the end of the level is not found, as in timm's HRNet, whose
+            stages run in parallel.
     """
     full = model.full_model() if hasattr(model, "full_model") else model
     if not hasattr(full, "feature_info"):
@@ -46,7 +49,7 @@ def freeze_at(model: ModelT, n: int) -> ModelT:
 
 
 def _unwrapped(infos: Sequence[dict[str, Any]], name: str) -> str:
-    """A level's own name for a module in one of timm's wrappers, which turn `stages.0` into `stages_0`."""
+    """The name in `feature_info` of a module in timm's wrappers, which rename `stages.0` to `stages_0`."""
     flat = {info["module"].replace(".", "_", 1): info["module"] for info in infos}
     for prefix in ("model.", "body.", "graph_module."):
         name = name.removeprefix(prefix)
@@ -57,7 +60,7 @@ def _unwrapped(infos: Sequence[dict[str, Any]], name: str) -> str:
 def _first_modules(
     full: Model, infos: Sequence[dict[str, Any]], stride: int, name_of: Callable[[str], str]
 ) -> list[str]:
-    """Names of the modules that run up to the last level of a stride, in order; those of the stem if there is none."""
+    """Names of the modules up to the last level of a stride, in order; only the stem if there is no such level."""
     levels = [info["module"] for info in infos if info["reduction"] <= stride]
     end = levels[-1] if levels else infos[0]["module"]
     names = [name_of(name) for name, _ in full.named_modules()]
@@ -82,19 +85,25 @@ def _freeze(model: Model, name: str, module: nn.Module) -> None:
 
 
 def convert_sync_batchnorm(model: ModelT) -> ModelT:
-    """Batch norms that share their statistics over all processes, with the same keys; frozen ones stay frozen.
+    """Replace batch norms by synchronised ones with the same keys; frozen batch norms stay frozen.
 
-    timm's conversion, which keeps the activations that timm's own norms hold. Without an accelerator, the norms are of
-    a kind that works on the CPU.
+    Uses timm's conversion, which keeps the activations inside timm's norms. Without an accelerator, the new norms are
+    of a class that works on the CPU.
+
+    Returns:
+        The model; a new module if `model` itself is a batch norm.
     """
     return synchronised(model)
 
 
 def convert_groupnorm(model: ModelT, num_groups: int = 32) -> ModelT:
-    """Group norms in place of all batch norms, in place; weights and biases are kept.
+    """Replace all batch norms by group norms, in place; weights and biases are kept.
 
-    Not exact: the model computes something else, and has to be trained again. The number of groups is the greatest
-    common divisor of `num_groups` and the width.
+    This is not exact: the model computes another function and must be trained again. The number of groups is the
+    greatest common divisor of `num_groups` and the number of channels.
+
+    Returns:
+        The same model.
 
     Raises:
         ValueError: The model has no batch norm, or one that holds an activation.

@@ -1,9 +1,8 @@
-"""Modules that mix a backbone's maps: torchvision's FPN (https://arxiv.org/abs/1612.03144), and two that it lacks.
+"""Necks: torchvision's FPN (https://arxiv.org/abs/1612.03144), PAN and BiFPN.
 
-PAN (https://arxiv.org/abs/1803.01534) adds a path from fine to coarse. BiFPN (https://arxiv.org/abs/1911.09070) goes
-both ways several times and learns the weights of its sums. A neck takes an ordered dict of maps, finest first, and
-returns one, with its own coarser maps at the end. A map may have a side that is rounded down or up from half of the one
-before.
+PAN (https://arxiv.org/abs/1803.01534) adds a path from fine to coarse. BiFPN (https://arxiv.org/abs/1911.09070) repeats
+both paths and learns the weights of its sums. A neck takes an ordered dict of maps, finest first, and returns one, with
+added coarser maps at the end. The side of a map may be half of the side before it, rounded down or up.
 """
 
 from collections import OrderedDict
@@ -26,7 +25,7 @@ class Pan(FeaturePyramidNetwork):
     Args:
         widths: Channels of the input maps, finest first.
         out_channels: Channels of all output maps.
-        extra_blocks: What makes coarser maps, as for torchvision's FPN.
+        extra_blocks: Module that adds coarser maps, as for torchvision's FPN.
     """
 
     def __init__(self, widths: Sequence[int], out_channels: int, extra_blocks: ExtraFPNBlock | None = None) -> None:
@@ -56,7 +55,7 @@ def _conv(channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BiFpn(nn.Module):
-    """Maps by name -> maps of equal width by name: mixed both ways, several times, with learned weights (section 3).
+    """Maps by name -> maps of equal width by name: both paths, repeated, with learned weights (section 3).
 
     It computes what the `BiFpn` of effdet computes for its EfficientDet-D0. In training its batch norms need more than
     one position per channel: call `tbx.convert_groupnorm(neck)` for single images whose last map is one position.
@@ -65,10 +64,10 @@ class BiFpn(nn.Module):
         widths: Channels of the input maps, finest first; at least two.
         out_channels: Channels of all output maps.
         extra: Number of coarser maps, each the maximum over 3x3 positions of the one before.
-        repeats: Number of times; 3 is that of EfficientDet-D0.
+        repeats: Number of repetitions; EfficientDet-D0 has 3.
 
     Raises:
-        ValueError: There is one map only, and no coarser one.
+        ValueError: There is only one map, including coarser ones.
     """
 
     def __init__(self, widths: Sequence[int], out_channels: int, extra: int = 0, repeats: int = 3) -> None:
@@ -93,7 +92,7 @@ class BiFpn(nn.Module):
 
 
 class _Round(nn.Module):
-    """Maps, finest first -> as many of equal width: one pass from coarse to fine, and one back."""
+    """Maps, finest first -> the same number of maps of equal width: a path from coarse to fine, and one back."""
 
     def __init__(self, widths: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ class _Round(nn.Module):
 
 
 class _Mix(nn.Module):
-    """Maps of one P-level, then one of its neighbour -> their weighted mean, activated, through a separable conv."""
+    """Maps of one P-level and a map of the next -> weighted mean, activation, separable conv."""
 
     def __init__(self, widths: Sequence[int], channels: int, fit: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -153,7 +152,7 @@ def _halved(level: Tensor, like: Tensor | None = None) -> Tensor:
 
 
 def _cropped(level: Tensor, like: Tensor) -> Tensor:
-    """The first positions, as many as another map has, which may have rounded its sides down."""
+    """Crop a map at the right and below to the size of another map, whose sides may be rounded down."""
     return level[..., : like.shape[-2], : like.shape[-1]]
 
 

@@ -87,7 +87,7 @@ def pyramid(
 
     Args:
         backbone: Name of a variant, with or without a tag: "ext_resnet50_dcn". Or a live model, full or
-            `features_only`, which is left as it is and shares its tensors with the pyramid.
+            `features_only`, which does not change and shares its tensors with the pyramid.
         out_channels: Channels of every map; unused without a neck.
         levels: First and last P-level, "P3-P7"; the map of P-level k has stride `2**k`. One P-level above the
             backbone's is the last map subsampled, two are torchvision's `LastLevelP6P7`; a "bifpn" takes maxima.
@@ -97,16 +97,16 @@ def pyramid(
         freeze_at: Freeze the backbone up to the maps of stride `2**freeze_at`.
         frozen_bn: Freeze all its batch norms.
         out_norm: A layer norm on each map of a ConvNeXt.
-        in_chans: Channels of images, by the edit `in_chans(n)`: more than the backbone's start with zero weights, one
-            takes their sum.
+        in_chans: Channels of images, by the edit `in_chans(n)`: added channels start with zero weights; one channel
+            gets the sum of the weights.
         edits: Further edits of the backbone.
         names: Keys of the maps instead of "p3", "p4", ...; `["0", "1", "2", "3", "pool"]` are those that torchvision's
             Faster R-CNN expects of P2-P6 by default.
         kwargs: Further arguments of `timm.create_model`, such as `drop_path_rate`.
 
     Raises:
-        ValueError: timm does not know the backbone (the message has the nearest names); levels, neck or names are not
-            possible; arguments of creation for a live model; or an error of `timm.create_model`.
+        ValueError: The backbone is unknown (the message lists similar names); levels, neck or names are invalid;
+            `timm.create_model` raises an error; or arguments for it are given with a live model.
     """
     if neck not in (*NECKS, None):
         raise ValueError(f"neck must be one of {(*NECKS, None)}; got {neck!r}")
@@ -131,7 +131,7 @@ Body = tuple[list[int], Callable[..., Model]]
 
 
 def _by_name(backbone: str, edits: list[Edit], kwargs: dict[str, Any]) -> Body:
-    """A backbone that timm creates; its strides are those of a model without data."""
+    """A backbone that timm creates; its strides are read from a model on the device `meta`."""
     if fixed := sorted(kwargs.keys() & {"features_only", "out_indices"}):
         raise ValueError(f"a pyramid sets {' and '.join(fixed)} itself; say which maps by levels='P3-P7'")
     backbone = known(backbone)
@@ -142,7 +142,7 @@ def _by_name(backbone: str, edits: list[Edit], kwargs: dict[str, Any]) -> Body:
 
 
 def _of_model(model: Model, edits: list[Edit], given: dict[str, Any]) -> Body:
-    """A backbone that is there; the pyramid's has modules of its own and the same tensors."""
+    """A live backbone; the pyramid gets a copy of its modules with the same tensors."""
     if given:
         raise ValueError(f"pyramid: {', '.join(given)} are for a backbone that is created by name; this one is there")
     full = model.full_model() if isinstance(model, FeatureWrapper) else model
@@ -166,7 +166,7 @@ def _span(levels: str) -> tuple[int, int]:
 
 
 def _asked(in_chans: int | None, *, frozen_bn: bool, out_norm: bool) -> list[str]:
-    """Edits that stand for arguments."""
+    """The edits for the arguments `in_chans`, `frozen_bn` and `out_norm`."""
     asked = {f"in_chans({in_chans})": in_chans is not None, "frozen_bn": frozen_bn, "out_norm": out_norm}
     return [text for text, wanted in asked.items() if wanted]
 
@@ -174,7 +174,7 @@ def _asked(in_chans: int | None, *, frozen_bn: bool, out_norm: bool) -> list[str
 def _indices(
     reductions: list[int], first: int, last: int, levels: str, neck: str | None
 ) -> tuple[tuple[int, ...], int]:
-    """Levels of the backbone for a span, of those with the same stride the last; and the number of P-levels to add."""
+    """Backbone levels for a span (the last level of each stride), and the number of P-levels to add."""
     by_stride = {stride: index for index, stride in enumerate(reductions)}
     most = max(reductions)
     wanted = [2**level for level in range(first, last + 1) if 2**level <= most]
@@ -191,9 +191,9 @@ def _indices(
 
 
 def pad_to(images: Tensor, multiple: int) -> Tensor:
-    """(..., H, W) with zeros below and on the right, so that both sides are multiples of a number of pixels.
+    """Pad images (..., H, W) with zeros below and on the right, so that both sides are multiples of `multiple` pixels.
 
-    Boxes stay where they are.
+    Coordinates of boxes stay valid.
     """
     if not isinstance(multiple, int) or multiple < 1:
         raise ValueError(f"pad_to: expected a positive whole number of pixels; got {multiple!r}")

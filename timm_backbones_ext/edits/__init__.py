@@ -1,4 +1,4 @@
-"""Edits: changes to a live timm model that start as the identity; one file each."""
+"""Edits: changes to a live timm model after which it still computes the same; one file each."""
 
 import importlib
 import pkgutil

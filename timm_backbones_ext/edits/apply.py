@@ -1,4 +1,4 @@
-"""Edits applied to a live model, and merged away again: all of them, or the model is unchanged."""
+"""Apply edits to a live model and merge them again; if one fails, the model is unchanged."""
 
 import copy
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["apply_edits", "edit", "merge"]
 
 
 def edit(model: Model, *edits: "str | Edit") -> Model:
-    """Apply edits to a live timm model, in place; it goes on computing what it computed.
+    """Apply edits to a live timm model, in place; it still computes what it computed before.
 
     Args:
         model: A full timm model of a known family, pretrained or not.
@@ -25,7 +25,7 @@ def edit(model: Model, *edits: "str | Edit") -> Model:
         the edits, or after some of them, still load into it.
 
     Raises:
-        ValueError: An edit is unknown, is of another family or cannot be applied; the model is then unchanged.
+        ValueError: An edit is unknown, is for another family or cannot be applied; the model is then unchanged.
     """
     parsed = _checked(model, parse_edits(edits))
     _rehearse(model, [item.apply for item in parsed])
@@ -33,10 +33,10 @@ def edit(model: Model, *edits: "str | Edit") -> Model:
 
 
 def apply_edits(model: Model, edits: tuple[Edit, ...]) -> Model:
-    """Apply edits to a model that nobody else holds, without a rehearsal: a failing edit leaves it half edited.
+    """Apply edits without a dry run, for a model that no caller holds: an error leaves it half edited.
 
     Raises:
-        ValueError: An edit is of another family or cannot be applied.
+        ValueError: An edit is for another family or cannot be applied.
     """
     lineage = Lineage.of(model) if edits else None
     for item in _checked(model, edits):
@@ -59,14 +59,14 @@ def _checked(model: Model, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
 
 
 def merge(model: Model, *names: str) -> Model:
-    """Fold edits of a model into the tensors of its base, in place; in eval mode it goes on computing what it computed.
+    """Fold edits of a model into the tensors of its base, in place; in eval mode its outputs stay the same.
 
     Args:
         model: An edited model.
-        names: Names of edits, such as "rep"; all that can be merged by default.
+        names: Names of edits, such as "rep"; by default all edits that can be merged.
 
     Returns:
-        The same model, with `model.edits` without those merged.
+        The same model; `model.edits` no longer lists the merged edits.
 
     Raises:
         ValueError: The model has no such edit, or it cannot be merged; the model is then unchanged.
@@ -86,7 +86,7 @@ def merge(model: Model, *names: str) -> Model:
 
 
 def _rehearse(model: Model, steps: "list[Callable[[Model], None]]") -> None:
-    """Take steps on a copy that shares all tensors, so that one that fails changes nothing."""
+    """Dry-run steps on a copy that shares all tensors, so that a failing step changes nothing."""
     if steps:
         twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
         for step in steps:
@@ -94,9 +94,9 @@ def _rehearse(model: Model, steps: "list[Callable[[Model], None]]") -> None:
 
 
 class IdentityInit:
-    """`model.init_weights()` of an edited model: initialise everything afresh, then set every edit to the identity.
+    """`model.init_weights()` of an edited model: initialise all tensors as timm does, then reset edits to the identity.
 
-    timm's initialisation knows convs and norms but not that a new one must start as the identity.
+    timm's initialisation alone would give the convs and norms of edits random values.
     """
 
     def __init__(self, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""Base class of the attention edits: where a gate goes."""
+"""Base class of the attention edits, which puts a gate into each block."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,22 +14,22 @@ __all__ = ["Attention"]
 
 @dataclass(frozen=True)
 class Attention(Edit):
-    """A gate per block: of a ResNet at the end of the residual branch, of the others after the depthwise conv.
+    """A gate per block: at the end of a ResNet's residual branch, after the depthwise conv in other families.
 
-    Blocks of an EfficientNet that have squeeze and excitation of their own are left as they are.
+    Blocks of an EfficientNet that already have squeeze and excitation get no gate.
     """
 
     stages: tuple[int, ...] | None = None
 
     layer: ClassVar[Any]
-    """Called with the number of channels, `device` and `dtype`."""
+    """Makes a gate; takes the number of channels, `device` and `dtype`."""
 
     def apply(self, model: Model) -> None:
         """Put a gate into every block of the stages; into all blocks by default."""
         family = family_of(model)
         slots = [(name, block, family.slot(block)) for name, block in blocks(model, self.stages)]
         if not any(slot for _, _, slot in slots):
-            raise ValueError(f"{self.name}: every block of the stages has attention of its own, or no place for it")
+            raise ValueError(f"{self.name}: every block of the stages already has attention, or has no place for it")
         for name, block, slot in slots:
             if slot is None:
                 continue

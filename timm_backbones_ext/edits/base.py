@@ -1,6 +1,6 @@
 """The class of an edit, and the registry of edits.
 
-An edit is a frozen dataclass whose fields are its arguments. Adding an edit is adding one file to this folder.
+An edit is a frozen dataclass whose fields are its arguments. To add an edit, add one file to this folder.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ class EditTable(dict[str, type["Edit"]]):
 EDITS = EditTable()
 """The known edits, by name."""
 EXACTNESS = ("eval", "eval+train")
-"""Modes of a model in which an edit can be exact. `Edit.content` says for which images."""
+"""Modes of a model in which an edit can be exact. `Edit.content` is the kind of images."""
 EditT = TypeVar("EditT", bound="Edit")
 
 
 class Edit:
-    """One change of what a model is. Subclasses are frozen dataclasses made known by `register_edit`."""
+    """One change of a model's architecture. Subclasses are frozen dataclasses with the decorator `register_edit`."""
 
     name: ClassVar[str]
     families: ClassVar[tuple[str, ...]]
@@ -40,49 +40,49 @@ class Edit:
     """The modes in which the edited model equals its base: one of `EXACTNESS`."""
     evidence: ClassVar[str]
     example: ClassVar[str]
-    """The edit in its simplest form; the name alone, unless an argument is required."""
+    """Text of the edit's simplest form: the name, with the arguments that are required."""
     multiple: ClassVar[int] = 1
-    """Sides of images, in pixels, have to be multiples of this for the edited model to equal its base."""
+    """The edited model equals its base for images whose sides, in pixels, are multiples of this."""
     sampling: ClassVar[bool] = False
-    """The edited model gives maps of a smaller stride, which hold the base's values at the base's positions."""
+    """The edited model gives maps of a smaller stride, which have the base's values at the base's positions."""
     maps_only: ClassVar[bool] = False
     """The edit changes the maps of `features_only` models and nothing else."""
     tried_on: ClassVar[dict[str, str]] = {}
-    """By family, the architecture to test the edit on, where the smallest member has nothing to edit."""
+    """Family -> architecture to test the edit on, if the edit cannot be applied to the family's smallest."""
     stated_on: ClassVar[dict[str, str]] = {}
-    """By family, the architecture to state costs on, where the reference has nothing to edit."""
+    """Family -> architecture to state costs on, if the edit cannot be applied to the family's reference."""
 
     @property
     def content(self) -> str:
         """Images for which the edit is exact: "any", or "grey" for images whose channels are equal.
 
-        For "grey", the edited model takes one channel and the base takes it repeated.
+        For "grey", the edited model takes one channel; the base takes that channel repeated.
         """
         return "any"
 
     def apply(self, model: Model) -> None:
-        """Replace modules of `model` so that it computes what it computed before.
+        """Replace modules of `model` so that it still computes what it computed before.
 
-        Tensors that exist already are reused or replaced, never written to.
+        Existing tensors are reused or replaced, never written to.
 
         Raises:
-            ValueError: The model lacks what this edit changes.
+            ValueError: The model has no module that this edit can change.
         """
         raise NotImplementedError
 
     def reset_identity(self, model: Model) -> None:
-        """Set the new tensors of this edit back to the identity, after an initialisation that touched them."""
+        """Set the new tensors of this edit to the identity again, after another initialisation changed them."""
         for module in model.modules():
             if hasattr(module, "reset_identity"):
                 module.reset_identity()
 
     def merge(self, model: Model) -> None:
-        """Fold the new tensors into those of the base, so that they and their cost are gone; exact in eval mode.
+        """Fold the new tensors into those of the base, which removes their cost; exact in eval mode.
 
         Tensors are replaced, never written to.
 
         Raises:
-            ValueError: This edit has no such form.
+            ValueError: This edit cannot be merged.
         """
         raise ValueError(f"edit {self.name!r} cannot be merged; its cost stays")
 
@@ -92,7 +92,7 @@ class Edit:
         return cls.merge is not Edit.merge
 
     def __str__(self) -> str:
-        """The edit as it is written: its name, with the arguments that differ from the defaults."""
+        """The edit as text: its name, with the arguments that differ from their defaults."""
         changed = [
             f"{field.name}={getattr(self, field.name)!r}"
             for field in dataclasses.fields(self)  # ty: ignore[invalid-argument-type] every edit is a dataclass
@@ -102,15 +102,15 @@ class Edit:
 
 
 def register_edit(*, families: Iterable[str], exact: str, evidence: str) -> Callable[[type[EditT]], type[EditT]]:
-    """Make a dataclass known as an edit under the snake-case form of its class name.
+    """Register a dataclass as an edit; its name is the class name in snake case.
 
     Args:
         families: Names of the families that the edit can be applied to.
         exact: "eval" if the edited model equals its base in eval mode only, "eval+train" if in train mode too.
-        evidence: The published gain and its route (warm insertion, from scratch), or "none".
+        evidence: The published gain and how it was trained (warm insertion, from scratch), or "none".
 
     Raises:
-        ValueError: An unknown family or exactness, or the name is that of another edit.
+        ValueError: A family or `exact` is unknown, or another edit has the name.
     """
     families = tuple(families)
     if unknown := [family for family in families if family not in FAMILIES]:
@@ -132,10 +132,13 @@ def register_edit(*, families: Iterable[str], exact: str, evidence: str) -> Call
 
 
 def list_edits(family: str | None = None) -> list[str]:
-    """Names of the known edits, sorted; those of one family if it is given. `EDITS[name]` is the class.
+    """Names of the known edits, sorted; `EDITS[name]` is the class.
+
+    Args:
+        family: Only edits for this family; all by default.
 
     Raises:
-        ValueError: An unknown family.
+        ValueError: The family is unknown.
     """
     if family is not None and family not in FAMILIES:
         raise ValueError(f"unknown family {family!r}; known: {', '.join(FAMILIES)}")

@@ -15,7 +15,7 @@ __all__ = ["ConvEdit", "Dcn"]
 
 @dataclass(frozen=True)
 class ConvEdit(Edit):
-    """Another kind of 3x3 conv in the blocks of a ResNet.
+    """Base class of edits that replace 3x3 convs in the blocks of a ResNet.
 
     The conv is `conv2`: the 3x3 conv of a bottleneck block, the second one of a basic block.
     """
@@ -23,7 +23,7 @@ class ConvEdit(Edit):
     stages: tuple[int, ...] = (2, 3, 4)
 
     layer: ClassVar[Any]
-    """Has a class method `replacing(conv)`."""
+    """Class of the new conv; its class method `replacing(conv)` makes it from the old one."""
 
     def apply(self, model: Model) -> None:
         """Replace `conv2` of every block in the stages."""
@@ -44,6 +44,6 @@ class ConvEdit(Edit):
 )
 @dataclass(frozen=True)
 class Dcn(ConvEdit):
-    """Modulated deformable 3x3 convs in the blocks of `stages`; offsets and masks start neutral."""
+    """Modulated deformable 3x3 convs in the blocks of `stages`; offsets start at 0 and masks at 1."""
 
     layer = DeformConv2d

@@ -22,7 +22,7 @@ BRANCHES = {
     15: ((5, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
     17: ((5, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
 }
-"""Kernel size and dilation of the branches by the kernel that they lie in; the paper's code, `DilatedReparamBlock`."""
+"""Size of the large kernel -> (kernel size, dilation) of its branches, as in the paper's `DilatedReparamBlock`."""
 
 
 @register_edit(
@@ -32,19 +32,19 @@ BRANCHES = {
 )
 @dataclass(frozen=True)
 class DilatedReparam(BranchEdit):
-    """Dilated branches with batch norm beside the depthwise convs of `stages` from 5x5 on; `merge` folds them in."""
+    """Dilated branches with batch norm, parallel to depthwise convs of 5x5 and larger; `merge` folds them in."""
 
     stages: tuple[int, ...] | None = None
     tried_on: ClassVar = {"efficientnet": "efficientnet_b0"}
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
-        """The depthwise convs of the stages, those of 3x3 left out: no dilated kernel fits in them."""
+        """The depthwise convs of the stages without those of 3x3, into which no dilated kernel fits."""
         for name, conv in depthwise_convs(model, self.stages):
             if max(conv.kernel_size) > 3:
                 yield name, conv
 
     def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:
-        """Those that the paper's code has for the size of the kernel."""
+        """The branches of the paper's code for the size of the kernel."""
         size = conv.kernel_size[0]
         if size not in BRANCHES or conv.kernel_size[1] != size:
             raise ValueError(f"expected a square kernel of {', '.join(map(str, BRANCHES))}; got {conv.kernel_size}")

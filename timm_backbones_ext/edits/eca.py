@@ -20,4 +20,4 @@ class Eca(Attention):
     """A channel gate from a 1D conv over the pooled channels; the conv starts at zero."""
 
     layer: ClassVar = Layer
-    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # the others have squeeze and excitation
+    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # all but Lite already have SE

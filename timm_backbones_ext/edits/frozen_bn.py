@@ -1,4 +1,4 @@
-"""Batch norms that keep their statistics and affine parameters, as detectors fine-tune a backbone in small batches."""
+"""Frozen batch norms, which keep their statistics and affine parameters, as detectors use for small batches."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,9 @@ __all__ = ["FrozenBn"]
 )
 @dataclass(frozen=True)
 class FrozenBn(Edit):
-    """Every batch norm of the base frozen, torch's and timm's; the keys stay, parameters become buffers.
+    """Freeze every batch norm of the base, torch's and timm's; keys stay the same, parameters become buffers.
 
-    Norms that edits added keep learning: a branch whose norm is frozen at zero would never add anything.
+    Norms that edits added stay trainable: a branch with a norm frozen at zero would add zero forever.
     """
 
     def apply(self, model: nn.Module) -> None:
@@ -27,6 +27,6 @@ class FrozenBn(Edit):
         added = {norm for module in model.modules() if isinstance(module, Added) for norm in module.modules()}
         norms = [(name, norm) for name, norm in model.named_modules() if type(norm) in FROZEN and norm not in added]
         if not norms:
-            raise ValueError(f"frozen_bn: {type(model).__name__} has no batch norm (left) that trains")
+            raise ValueError(f"frozen_bn: {type(model).__name__} has no trainable batch norm (left)")
         for name, norm in norms:
             model.set_submodule(name, FROZEN[type(norm)].replacing(norm))

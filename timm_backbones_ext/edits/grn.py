@@ -24,8 +24,8 @@ __all__ = ["Grn"]
 class Grn(Edit):
     """GRN between the two layers of every block's MLP; its weight and bias start at zero.
 
-    With `fold`, LayerScale is multiplied into the MLP's second layer: a true V2 block, whose checkpoint timm's
-    `convnextv2_*` loads. Exact up to the rounding of that product.
+    With `fold=True`, LayerScale is multiplied into the MLP's second layer. The result is a V2 block, and timm's
+    `convnextv2_*` loads its checkpoint. This is exact up to the rounding of the product.
     """
 
     fold: bool = False
@@ -62,7 +62,7 @@ def _with_grn(mlp: Any, *, conv: bool) -> GlobalResponseNormMlp:
 
 
 def _fold(block: Any) -> None:
-    """Multiply LayerScale into the second layer and leave it out."""
+    """Multiply LayerScale into the second layer of the MLP, then remove it."""
     gamma = block.gamma.detach()
     weight, bias = block.mlp.fc2.weight, block.mlp.fc2.bias
     shape = (-1, *[1] * (weight.dim() - 1))

@@ -1,4 +1,4 @@
-"""Another number of input channels that keeps what the pretrained model computes."""
+"""Another number of input channels, with the function of the pretrained model kept."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,16 +11,17 @@ from .base import Edit, register_edit
 __all__ = ["InChans", "channels_as_edit"]
 
 RGB = 3
-"""Input channels of every base without an argument."""
+"""Default number of input channels of every base."""
 
 
 @register_edit(families=tuple(FAMILIES), exact="eval+train", evidence="none: exact for any content of the new channels")
 @dataclass(frozen=True)
 class InChans(Edit):
-    """An input of `n` channels: more channels than the base's come after them and start with zero weights.
+    """`n` input channels. Added channels come after those of the base and start with zero weights.
 
-    One channel gets the sum of the base's weights, which is exact for grey images, those whose channels are equal. Two
-    of three channels cannot be exact and are refused. `timm.create_model("ext_...", in_chans=n)` is this edit.
+    With `n=1` the channel gets the sum of the base's weights, which is exact for grey images (equal channels). `n=2`
+    for a base of three channels cannot be exact and raises an error. `timm.create_model("ext_...", in_chans=n)` applies
+    this edit.
     """
 
     n: int
@@ -36,7 +37,7 @@ class InChans(Edit):
         return "grey" if self.n == 1 else "any"
 
     def apply(self, model: Model) -> None:
-        """Change the first conv; a model that has `n` channels already is left alone."""
+        """Change the first conv; a model that already has `n` channels stays the same."""
         name, conv = first_conv(model)
         if conv.groups != 1 or 1 < self.n < conv.in_channels:
             raise ValueError(
@@ -57,16 +58,19 @@ class InChans(Edit):
 def channels_as_edit(
     kwargs: dict[str, Any], edits: tuple[Edit, ...], held: int | None
 ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
-    """Arguments of a timm entry function and edits, with timm's argument `in_chans` as the edit.
+    """Turn timm's argument `in_chans` into this edit.
 
-    timm would repeat and rescale the pretrained weights, so that the model computes something else. Two channels are
-    left to timm where no weights of another number are loaded. Weights of more channels than the base's come from a
-    model with this edit, which is then one of the edits here, too.
+    timm would repeat and rescale the pretrained weights, which changes what the model computes. Two channels are left
+    to timm unless weights with another number of channels are loaded. Weights with more channels than the base come
+    from a model with this edit, so the edit is added for them too.
 
     Args:
         kwargs: Arguments of the entry function.
         edits: Edits of the model.
-        held: Channels of the weights to load; None for a model without them.
+        held: Channels of the weights to load; None if no weights are loaded.
+
+    Returns:
+        The arguments and the edits.
     """
     wanted = kwargs.get("in_chans")
     if wanted == 2 and held in (2, None):

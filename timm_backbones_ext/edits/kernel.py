@@ -1,4 +1,4 @@
-"""Larger depthwise kernels, RepLKNet: https://arxiv.org/abs/2203.06717, by zeros around the pretrained ones."""
+"""Larger depthwise kernels with zeros around the pretrained weights: RepLKNet, https://arxiv.org/abs/2203.06717."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ __all__ = ["Kernel"]
 )
 @dataclass(frozen=True)
 class Kernel(Edit):
-    """Depthwise kernels of `size` x `size` pixels; those that are as large already stay."""
+    """Depthwise kernels of `size` x `size` pixels; kernels that are already as large stay the same."""
 
     size: int = 13
     stages: tuple[int, ...] | None = None
@@ -37,7 +37,7 @@ class Kernel(Edit):
             rows, columns = (self.size - side for side in conv.kernel_size)
             if rows % 2 or columns % 2:
                 raise ValueError(
-                    f"kernel: {name} has an even kernel, {conv.kernel_size}, which {self.size} cannot centre"
+                    f"kernel: {name} has an even kernel, {conv.kernel_size}, which cannot be centred in {self.size}"
                 )
             extended = ExtendedConv2d.replacing(conv)
             extended.grow(above=rows // 2, below=rows // 2, left=columns // 2, right=columns // 2)

@@ -1,8 +1,8 @@
 """The rule of the first k edits: which state dicts load into an edited model.
 
 A state dict fits if its keys and shapes are those of the base with the first k of the model's edits, for some k. It is
-loaded into that model and the other edits are applied to it, so that converting a checkpoint is the same act as editing
-a live model. The rule is a pre-hook of `load_state_dict`, so it holds on every route that weights take into a model.
+loaded into that model, then the other edits are applied, exactly as to a live model. A pre-hook of `load_state_dict`
+applies the rule, so it holds for every way to load weights.
 """
 
 import copy
@@ -33,14 +33,14 @@ def _empty_parameter(parameter: nn.Parameter) -> nn.Parameter:
 
 
 class Lineage:
-    """Where an edited model comes from: its base without data, and the edits applied to it since."""
+    """The history of an edited model: its base on the device `meta`, and the edits applied to it."""
 
     def __init__(self, base: Model, edits: tuple[Edit, ...] = ()) -> None:
         self.base, self.edits = base, edits
 
     @classmethod
     def of(cls, model: Model) -> "Lineage":
-        """The lineage of a model, which begins with the model as it is now if it has none."""
+        """The lineage of a model; a model without one becomes the base of a new lineage."""
         lineage = getattr(model, "lineage", None)
         return cls(without_data(model)) if lineage is None else lineage
 
@@ -52,14 +52,14 @@ class Lineage:
         model.lineage = self
 
     def fitted(self, state_dict: StateDict, num_classes: int) -> dict[str, Tensor]:
-        """A state dict of the base with the first k edits, with the tensors of the other edits at the identity.
+        """Complete a state dict of the base with the first k edits: tensors of later edits get the identity.
 
         Args:
-            state_dict: Tensors by name, which are kept as they are; on `meta` for a check without data.
-            num_classes: Those of the model to load into; its classifier may have been reset since.
+            state_dict: Tensors by name, which are not changed; on `meta` for a check without data.
+            num_classes: Classes of the model to load into, whose classifier may have been reset.
 
         Raises:
-            ValueError: It fits no k; the message says what is missing, unknown or misshaped for the best one.
+            ValueError: The state dict fits no k; the message lists missing, unknown and misshaped keys for the best k.
         """
         model, problems = without_data(self.base), []
         if model.num_classes != num_classes:
@@ -86,14 +86,14 @@ def _complete(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Turn a state dict of the base with the first edits into one of the model; torch calls it before it loads."""
+    """Turn a state dict of the base with the first k edits into one of the model; a pre-hook of `load_state_dict`."""
     got = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
     lineage = model.lineage
     if not lineage.edits or same_shapes(got, model.state_dict()):
         return
     try:
         fitted = lineage.fitted(got, model.num_classes)
-    except ValueError:  # torch says so itself if the load is strict, which a hook cannot know
+    except ValueError:  # torch reports the keys if the load is strict; a hook does not know that
         return
     for key in got:
         del state_dict[prefix + key]
@@ -101,7 +101,7 @@ def _complete(
 
 
 class NamingLoad:
-    """`model.load_state_dict` of an edited model: torch's, with an error that names the rule."""
+    """`model.load_state_dict` of an edited model: torch's method, with the rule in its error message."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -124,7 +124,7 @@ def same_shapes(a: StateDict, b: StateDict) -> bool:
 
 
 def mismatch(got: StateDict, expected: StateDict) -> str:
-    """What is wrong with a state dict's keys and shapes; empty if nothing is."""
+    """Text on the missing, unknown and misshaped keys of a state dict; empty if there are none."""
     shapes = [
         f"{key} {tuple(got[key].shape)} instead of {tuple(expected[key].shape)}"
         for key in expected

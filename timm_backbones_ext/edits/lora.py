@@ -1,4 +1,4 @@
-"""Low-rank branches beside pretrained layers: LoRA, https://arxiv.org/abs/2106.09685; its form for convs is LoCon's."""
+"""Low-rank branches parallel to pretrained layers: LoRA, https://arxiv.org/abs/2106.09685; for convs as in LoCon."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ TARGETS = ("all", "conv3x3", "pointwise")
 )
 @dataclass(frozen=True)
 class Lora(Edit):
-    """W x + B A x beside convs and linear layers: A has the layer's kernel and `rank` channels, B is 1x1 and zero.
+    """W x + B A x for convs and linear layers: A has the layer's kernel and `rank` channels, B is 1x1 and starts at 0.
 
     `targets` is a kind of layers in the blocks of `stages`, or, as in PEFT, names of modules or the last parts of
-    names: `("conv2", "fc1")`. Depthwise convs are left out of the kinds: each of their filters has rank one already.
-    The scale of the paper, alpha / r, is 1; the learning rate has the same effect (section 4.1).
+    names: `("conv2", "fc1")`. The kinds leave out depthwise convs, whose filters already have rank one. The paper's
+    scale, alpha / r, is 1 here; the learning rate has the same effect (section 4.1).
     """
 
     rank: int = 8
@@ -45,10 +45,10 @@ class Lora(Edit):
                 f"lora: targets must be one of {', '.join(TARGETS)} or names of layers; got {self.targets!r}"
             )
         if named and self.stages is not None:
-            raise ValueError("lora: stages go with a kind of layers, and targets names layers; leave one of them out")
+            raise ValueError("lora: stages cannot be combined with names of layers in targets; leave out one of them")
 
     def apply(self, model: Model) -> None:
-        """Put a branch beside every layer that is meant."""
+        """Add a branch to every target layer."""
         chosen = list(self.layers(model))
         if not chosen:
             raise ValueError(
@@ -80,7 +80,7 @@ class Lora(Edit):
                 yield name, layer
 
     def _named(self, model: Model) -> Iterator[tuple[str, Any]]:
-        """By PEFT's rule: a target is a whole name, or its end after a dot."""
+        """The layers that `targets` names, by PEFT's rule: a whole name, or its end after a dot."""
         found = [
             (name, layer, target)
             for name, layer in model.named_modules()

@@ -1,4 +1,4 @@
-"""A layer norm per feature map, as detectors on Swin (https://arxiv.org/abs/2103.14030) have before the neck."""
+"""A layer norm on each feature map before the neck, as in detectors on Swin (https://arxiv.org/abs/2103.14030)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,8 +21,8 @@ __all__ = ["OutNorm"]
 class OutNorm(Edit):
     """A layer norm on each map of a `features_only` model, with weight 1 and bias 0.
 
-    These maps are a new output: not the base's, but the base's normalised per pixel. Logits, `forward_features` and
-    `forward_intermediates` stay the base's. TorchScript takes the full model, not the `features_only` one.
+    The maps differ from the base's: they are the base's maps, normalised per pixel. Logits, `forward_features` and
+    `forward_intermediates` equal the base's. TorchScript compiles the full model, but not the `features_only` one.
     """
 
     maps_only: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""A ConvNeXt with finer maps: downsampling exchanged for dilation, DeepLab (https://arxiv.org/abs/1706.05587)."""
+"""A ConvNeXt with finer maps: dilation replaces downsampling, as in DeepLab (https://arxiv.org/abs/1706.05587)."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,10 +17,10 @@ __all__ = ["OutputStride"]
 )
 @dataclass(frozen=True)
 class OutputStride(Edit):
-    """Maps of stride `n` (8 or 16 pixels) at the most, with the base's values at every position that it has.
+    """Maps of stride `n` (8 or 16 pixels) at most, with the base's values at every position of the base's maps.
 
-    For images whose sides are multiples of 32 pixels. `timm.create_model(..., output_stride=n)` makes the same model
-    from the start.
+    Exact for images whose sides are multiples of 32 pixels. `timm.create_model(..., output_stride=n)` makes the same
+    model.
     """
 
     n: int = 8
@@ -32,7 +32,7 @@ class OutputStride(Edit):
             raise ValueError(f"output_stride: n must be 8 or 16 pixels; got {self.n!r}")
 
     def apply(self, model: Model) -> None:
-        """Take the stride from the last downsamplings and dilate what follows."""
+        """Set the stride of the last downsampling convs to 1 and dilate the convs after them."""
         strides = [info["reduction"] for info in model.feature_info]
         if strides != [4, 8, 16, 32]:
             raise ValueError(f"output_stride: expected a model with maps of stride 4, 8, 16 and 32; got {strides}")

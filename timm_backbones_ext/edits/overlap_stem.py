@@ -18,7 +18,7 @@ __all__ = ["OverlapStem"]
 )
 @dataclass(frozen=True)
 class OverlapStem(Edit):
-    """The 4x4 conv with stride 4 inside a 7x7 one with stride 4; the border starts at zero."""
+    """Grow the stem's 4x4 conv to 7x7, with stride 4 as before; the new weights start at zero."""
 
     def apply(self, model: Model) -> None:
         """Grow the stem's conv by one pixel above and left, two below and right."""

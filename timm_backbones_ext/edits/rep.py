@@ -15,7 +15,7 @@ __all__ = ["BranchEdit", "Rep"]
 
 
 class BranchEdit(Edit):
-    """Branches beside convs, each with a batch norm whose weight starts at zero; `merge` folds them in."""
+    """Base class: branches parallel to convs, each with a batch norm that starts at weight zero; `merge` folds them."""
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
         """Names and modules of the convs that get branches."""
@@ -26,7 +26,7 @@ class BranchEdit(Edit):
         raise NotImplementedError
 
     def apply(self, model: Model) -> None:
-        """Put branches beside every conv."""
+        """Add the branches to every conv."""
         convs = list(self.convs(model))
         if not convs:
             raise ValueError(f"{self.name}: the model has no conv there that is large enough for branches")
@@ -42,7 +42,7 @@ class BranchEdit(Edit):
             model.set_submodule(name, extended)
 
     def merge(self, model: Model) -> None:
-        """Fold the branches into their convs; what they add everywhere goes into the bias, or the norm that follows."""
+        """Fold the branches into their convs; their constant goes into the bias, or into the norm after the conv."""
         for name, conv in list(self.convs(model)):
             shift = conv.merge_branches()
             if conv.bias is None:
@@ -64,13 +64,14 @@ def _lower_mean(norm: Any, shift: Tensor) -> None:
 )
 @dataclass(frozen=True)
 class Rep(BranchEdit):
-    """Branches of 1x1, 1xk and kx1 beside every kxk conv behind the stem; `merge` folds them in.
+    """Branches of 1x1, 1xk and kx1, parallel to every kxk conv after the stem; `merge` folds them in.
 
-    These are the 3x3 convs of a ResNet or VGG, and the depthwise convs of an EfficientNet.
+    Edited are the 3x3 convs of a ResNet or VGG, and the depthwise convs of an EfficientNet (in fused blocks, the dense
+    convs).
     """
 
     def convs(self, model: Model) -> Iterator[tuple[str, Any]]:
-        """All convs larger than 1x1, those of a stem left out."""
+        """All convs after the stem that are larger than 1x1."""
         return family_of(model).spatial_convs(model)
 
     def branches(self, conv: nn.Conv2d) -> dict[str, tuple[tuple[int, int], int]]:

@@ -20,4 +20,4 @@ class Se(Attention):
     """A channel gate from a two-layer MLP over the pooled channels; its last layer starts at zero."""
 
     layer: ClassVar = Layer
-    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # the others have squeeze and excitation
+    stated_on: ClassVar = {"efficientnet": "tf_efficientnet_lite0"}  # all but Lite already have SE

@@ -1,4 +1,4 @@
-"""Batch norms that others can replace: without the activations that timm puts inside them."""
+"""Batch norms without timm's built-in activations, so that other libraries can replace them."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ __all__ = ["SplitNormAct"]
 )
 @dataclass(frozen=True)
 class SplitNormAct(Edit):
-    """Each `BatchNormAct2d` a plain batch norm with the activation beside it, under the same keys.
+    """Split each `BatchNormAct2d` into a plain batch norm and an activation module; keys stay the same.
 
-    Models of `ext_efficientnet*` and `ext_tf_efficientnet*` are made so and left as they are.
+    Models of `ext_efficientnet*` and `ext_tf_efficientnet*` are built in this form and need no edit.
     """
 
     def apply(self, model: Model) -> None:

@@ -1,4 +1,4 @@
-"""TensorFlow's EfficientNet weights without padding that depends on the image."""
+"""Fixed padding for EfficientNets with TensorFlow's weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +19,7 @@ __all__ = ["StaticPad"]
 )
 @dataclass(frozen=True)
 class StaticPad(Edit):
-    """Fixed pads of (0, 1) and (1, 2) pixels where the base computes the pads from the size of each image."""
+    """Fixed pads of (0, 1) or (1, 2) pixels, where the base computes the padding from the size of each image."""
 
     multiple: ClassVar[int] = 32
     tried_on: ClassVar[dict[str, str]] = {"efficientnet": "tf_efficientnet_b0"}

@@ -12,7 +12,7 @@ __all__ = ["parse_edits"]
 
 
 def parse_edits(edits: "str | Edit | Iterable[str | Edit] | None") -> tuple[Edit, ...]:
-    """Read edits from text: `"dcn"`, `"dcn(stages=[3, 4])"`, `"dcn, frozen_bn"`, or any iterable of such and of edits.
+    """Parse edits from text, `"dcn"`, `"dcn(stages=[3, 4])"` or `"dcn, frozen_bn"`, or from texts and edits in a list.
 
     Raises:
         ValueError: The text is not a call with literal arguments, or names an unknown edit or argument.

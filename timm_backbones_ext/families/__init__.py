@@ -1,4 +1,4 @@
-"""What the package knows of timm's model families, one file each; adding a family is adding one file here."""
+"""timm's model families, one file each. To add a family, add one file here."""
 
 import importlib
 import pkgutil

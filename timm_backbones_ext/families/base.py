@@ -1,4 +1,4 @@
-"""The class of a family: what edits, weights, tests and tables need to know of one architecture."""
+"""The class of a family: facts on its models for edits, weights, tests and tables."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Slot(NamedTuple):
 
 
 class Widths(NamedTuple):
-    """The spaces of channels that a module reads from and writes to; empty for those that never differ."""
+    """Names of the groups of channels that a module reads and writes; empty if its number never grows."""
 
     reads: str = ""
     writes: str = ""
@@ -29,29 +29,29 @@ class Widths(NamedTuple):
 
 @dataclass
 class Growth:
-    """How a smaller member of a family becomes a larger one that computes the same."""
+    """The plan to grow a smaller model of a family into a larger one that computes the same function."""
 
     fresh: list[str] = field(default_factory=list)
-    """Modules of the larger one that the smaller one lacks."""
+    """Modules of the larger model that the smaller one lacks."""
     silent: list[str] = field(default_factory=list)
-    """Tensors of fresh modules that are set to zero, so that a residual branch adds nothing."""
+    """Tensors of fresh modules that are set to zero, so that their residual branch adds zero."""
     passing: list[tuple[str, str]] = field(default_factory=list)
-    """Fresh convs that pass on what they get, each with the batch norm that follows, if one does."""
+    """Fresh convs that start as the identity, each with its batch norm if it has one."""
     renamed: dict[str, str] = field(default_factory=dict)
-    """Modules of the larger one -> their names in the smaller one, where these differ."""
+    """Modules of the larger model -> their names in the smaller one, where these differ."""
     widths: dict[str, Widths] = field(default_factory=dict)
-    """Modules of the larger one -> their spaces."""
+    """Modules of the larger model -> the groups of channels that they read and write."""
     fixed: dict[str, str] = field(default_factory=dict)
-    """First part of a space's name -> why it cannot grow."""
+    """First part of the name of a group of channels -> the reason why it cannot grow."""
 
     def wire(self, prefix: str, **modules: tuple[str, str]) -> None:
-        """Say what modules of a block read and write; `se__fc` stands for `se.fc`."""
+        """Set which channels the modules of a block read and write; `se__fc` stands for `se.fc`."""
         for name, (reads, writes) in modules.items():
             self.widths[f"{prefix}.{name.replace('__', '.')}"] = Widths(reads, writes)
 
 
 class Family:
-    """A family of timm's models. A subclass says how timm lays it out; `register` makes it known."""
+    """A family of timm's models. A subclass describes timm's layout; `register` adds it to `FAMILIES`."""
 
     name: ClassVar[str]
     cls: ClassVar[type[nn.Module]]
@@ -81,17 +81,17 @@ class Family:
         return [[f"{name}.{i}" for i in range(len(model.get_submodule(name)))] for name in self.stages(model)]
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """Initialise a model as timm does when it makes one; parameters have been reset by `reset_parameters`."""
+        """Initialise a model as timm's constructor does; `reset_parameters` of each module has run before."""
         raise NotImplementedError
 
     def repair(self, model: Model) -> None:
-        """Set right, in place, what timm builds wrong or in a form that others break; nothing by default."""
+        """Correct, in place, modules that timm builds wrongly or that other libraries break; nothing by default."""
 
     def canonical(self, model: Model) -> None:
-        """Bring a model, in place, into the form in which fingerprints are taken; as it is by default."""
+        """Bring a model, in place, into the form used for fingerprints; unchanged by default."""
 
     def growth(self, small: Model, large: Model) -> Growth:
-        """How `small` becomes `large`: blocks are added at the ends of stages, channels where `wire` says so.
+        """The plan to grow `small` into `large`: blocks are added at the ends of stages, channels where `wire` allows.
 
         Raises:
             ValueError: A stage of `large` has fewer blocks, or there are fewer stages.
@@ -110,25 +110,25 @@ class Family:
         return plan
 
     def last(self, block: Any) -> list[str]:
-        """The tensors of a residual block that silence its branch when they are zero."""
+        """The tensors of a residual block that make its branch add zero when they are zero."""
         raise NotImplementedError
 
     def wire(self, plan: Growth, model: Model) -> None:
-        """Say which channels of a model may grow; none by default."""
+        """Add to a plan which channels of a model may grow; none by default."""
 
     def slot(self, block: Any) -> Slot | None:
-        """Where a channel gate goes in a block; None for a block that has no place or has attention of its own.
+        """The place for a channel gate in a block; None if the block has no place or already has attention.
 
         Raises:
-            ValueError: The family's blocks have no place for one.
+            ValueError: No block of the family has a place for a channel gate.
         """
         raise ValueError(f"blocks of {self.name} have no place for attention")
 
     def spatial_convs(self, model: Model) -> Iterator[tuple[str, nn.Conv2d]]:
-        """Names and modules of the convs behind the stem that `rep` gives branches: those larger than 1x1.
+        """Names and modules of the convs after the stem that are larger than 1x1; `rep` adds branches to them.
 
         Raises:
-            ValueError: The family has none.
+            ValueError: The family has no such convs.
         """
         raise ValueError(f"{self.name} has no convs for parallel branches")
 

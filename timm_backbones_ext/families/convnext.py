@@ -28,7 +28,7 @@ class ConvNeXtFamily(Family):
         return [f"stages.{stage}.blocks" for stage in range(len(model.stages))]
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """timm's function for convs and linears; GRN at zero and LayerScale at timm's `ls_init_value`, 1e-6."""
+        """Use timm's function for convs and linear layers; set GRN to zero and LayerScale to timm's default, 1e-6."""
         named_apply(convnext_init_weights, model)
         for module in model.modules():
             if isinstance(module, GlobalResponseNorm):
@@ -38,20 +38,20 @@ class ConvNeXtFamily(Family):
                 nn.init.constant_(module.gamma, 1e-6)
 
     def repair(self, model: Model) -> None:
-        """Unshift stage 4 of `output_stride=8`: timm 1.0.31 centres the window of its downsampling by 'same' pads."""
+        """Correct a shift in stage 4 of `output_stride=8`, where timm 1.0.31 downsamples with 'same' padding."""
         for stage in model.stages:
             conv = stage.downsample[-1] if isinstance(stage.downsample, nn.Sequential) else None
             if conv is not None and conv.kernel_size == (2, 2) and conv.stride == (1, 1):
                 stage.downsample[-1] = ExtendedConv2d.dense(conv, conv.dilation[0])
 
     def last(self, block: Any) -> list[str]:
-        """LayerScale; the last linear layer where there is none, as in V2."""
+        """LayerScale; in a block without LayerScale, as in V2, the last linear layer."""
         return ["gamma"] if block.gamma is not None else ["mlp.fc2.weight", "mlp.fc2.bias"]
 
     def wire(self, plan: Growth, model: Model) -> None:
         """The MLP of a block may grow, unless it has a GRN."""
         plan.fixed["grn"] = (
-            "GRN divides by a mean over the width of its MLP, and copies of some channels change the mean"
+            "GRN divides by a mean over the channels of its MLP, and copies of some channels change the mean"
         )
         for name, block in blocks(model):
             grn = isinstance(getattr(block.mlp, "grn", None), GlobalResponseNorm)

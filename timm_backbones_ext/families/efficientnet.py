@@ -30,7 +30,7 @@ class EfficientNetFamily(Family):
         return [f"blocks.{stage}" for stage in range(len(model.blocks))]
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """timm's function, which goes through all modules."""
+        """Use timm's function, which initialises all modules."""
         efficientnet_init_weights(model)
 
     def last(self, block: Any) -> list[str]:
@@ -39,7 +39,7 @@ class EfficientNetFamily(Family):
         return [f"{norm}.weight", f"{norm}.bias"]
 
     def wire(self, plan: Growth, model: Model) -> None:
-        """All channels may grow: those of the stem, of each stage, inside each block and of the head."""
+        """All channels may grow: in the stem, between blocks, inside blocks and in the head."""
         stream = "stem"
         plan.widths |= {"conv_stem": Widths("", stream), "bn1": Widths("", stream)}
         for name, block in blocks(model):
@@ -65,7 +65,7 @@ class EfficientNetFamily(Family):
             plan.wire(name, se__conv_reduce=(inner, squeezed), se__conv_expand=(squeezed, inner))
 
     def slot(self, block: Any) -> Slot | None:
-        """After the depthwise conv, or the dense one of a fused block, where the block has no SE of its own."""
+        """After the depthwise conv, or after the dense conv of a fused block; None if the block has its own SE."""
         conv = getattr(block, "conv_dw", None) or getattr(block, "conv_exp", None)
         if conv is None or not isinstance(block.se, (nn.Identity, Added)):
             return None
@@ -85,9 +85,9 @@ class EfficientNetFamily(Family):
         return block.bn2 if name == "conv_dw" and hasattr(block, "bn3") else block.bn1
 
     def repair(self, model: Model) -> None:
-        """Take activations out of the batch norms, under the same keys: code that replaces norms keeps them then."""
+        """Split batch norms from their activations, with the same keys, so that replacing norms keeps activations."""
         split(model)
 
     def canonical(self, model: Model) -> None:
-        """Norms without activations, so that it does not matter whether the model's hold them."""
+        """Split batch norms from their activations, so that both forms give the same fingerprint."""
         split(model)

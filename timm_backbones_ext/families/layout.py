@@ -1,4 +1,4 @@
-"""Questions to a live model that every family answers: its family, blocks, depthwise convs and first conv."""
+"""Look up parts of a live model: its family, blocks, layers, depthwise convs and first conv."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ FAMILIES: dict[str, Family] = {}
 
 
 def register(cls: type[Family]) -> type[Family]:
-    """Make a family known."""
+    """Add a family to `FAMILIES`; a class decorator."""
     FAMILIES[cls.name] = cls()
     return cls
 
@@ -25,7 +25,7 @@ def family_of(model: Model) -> Family:
     """The family that a full timm model belongs to.
 
     Raises:
-        ValueError: The model is of no known family, or is a wrapper (features_only, DataParallel, compiled).
+        ValueError: The model belongs to no known family, or is a wrapper (features_only, DataParallel, compiled).
     """
     for family in FAMILIES.values():
         if isinstance(model, family.cls):
@@ -37,10 +37,14 @@ def family_of(model: Model) -> Family:
 
 
 def blocks(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:
-    """Names and blocks of a model's stages, counted from 1 (timm's `layer1`, `stages.0`, `blocks.0`); all by default.
+    """Names and modules of the blocks in a model's stages.
+
+    Args:
+        model: A full timm model.
+        stages: Numbers of stages, from 1 (timm's `layer1`, `stages.0`, `blocks.0`); all by default.
 
     Raises:
-        ValueError: A stage that the model does not have, or one named twice.
+        ValueError: The model has no such stage, or a stage is given twice.
     """
     containers = family_of(model).stages(model)
     for stage in _chosen(stages, len(containers)):
@@ -58,10 +62,10 @@ def _chosen(stages: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
 
 
 def layers(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tuple[str, Any]]:
-    """Names and modules of the convs and linear layers in a model's stages, those of gates and of edits left out.
+    """Names and modules of the convs and linear layers in a model's stages, without those of gates and of edits.
 
     Raises:
-        ValueError: A stage that the model does not have, or one named twice.
+        ValueError: The model has no such stage, or a stage is given twice.
     """
     sections = family_of(model).sections(model)
     for stage in _chosen(stages, len(sections)):
@@ -70,7 +74,7 @@ def layers(model: Model, stages: tuple[int, ...] | None = None) -> Iterator[tupl
 
 
 def _weighted(name: str, module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Convs and linear layers, not looking inside one, nor inside a gate or what an edit added."""
+    """Convs and linear layers in a module; the search does not enter a layer, a gate or a module that an edit added."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         yield name, module
     elif not isinstance(module, Added) and name.rpartition(".")[2] != "se":
@@ -86,10 +90,10 @@ def depthwise_convs(model: Model, stages: tuple[int, ...] | None = None) -> Iter
 
 
 def first_conv(model: Model) -> tuple[str, nn.Conv2d]:
-    """Name and module of the conv that sees the image, as timm records it in the pretrained config.
+    """Name and module of the first conv, as timm's pretrained config names it.
 
     Raises:
-        ValueError: The model has none, or more than one.
+        ValueError: The config names none, or more than one.
     """
     name = model.pretrained_cfg.get("first_conv")
     if not isinstance(name, str):
@@ -98,7 +102,7 @@ def first_conv(model: Model) -> tuple[str, nn.Conv2d]:
 
 
 def initialise(model: Model, *args: Any, **kwargs: Any) -> None:
-    """Initialise a model as timm does when it makes one; complete after `to_empty()` too."""
+    """Initialise all tensors of a model as timm's constructor does, also after `to_empty()`."""
     for module in model.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()

@@ -12,14 +12,14 @@ class Level:
     """One feature map of a model or of a pyramid; it has the attributes of detectron2's `ShapeSpec` too."""
 
     index: int
-    """Position among the maps, finest first; `out_indices` counts so."""
+    """Position among the maps, finest first, as in `out_indices`."""
     module: str
-    """Name of the module whose output the map is; of a pyramid's map its key."""
+    """Name of the module whose output the map is; in a pyramid, the key of the map."""
     channels: int
     stride: int
     """Input pixels per pixel of the map."""
     height: int | None = None
-    """None, since it depends on the image; so does the width."""
+    """None, as the width: both depend on the image."""
     width: int | None = None
 
 

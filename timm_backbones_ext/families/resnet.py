@@ -27,7 +27,7 @@ class ResNetFamily(Family):
         return ["layer1", "layer2", "layer3", "layer4"]
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """The class's own method, which takes arguments."""
+        """Use timm's `ResNet.init_weights`, with its arguments."""
         type(model).init_weights(model, *args, **kwargs)
 
     def last(self, block: Any) -> list[str]:
@@ -48,7 +48,7 @@ class ResNetFamily(Family):
                 plan.wire(name, conv2=(inner, ""))
 
     def slot(self, block: Any) -> Slot:
-        """At the end of the residual branch, where timm's own attention is."""
+        """At the end of the residual branch, where timm puts attention."""
         last = block.conv3 if hasattr(block, "conv3") else block.conv2
         return Slot(block, "se", last.out_channels)
 

@@ -20,22 +20,22 @@ class VggFamily(Family):
     name = "vgg"
     cls = VGG
     smallest = "vgg11_bn"
-    slim = {"mlp_ratio": 1 / 64}  # nine tenths of a VGG are the first layer of its classifier
+    slim = {"mlp_ratio": 1 / 64}  # the first layer of the classifier has nine tenths of a VGG's parameters
     reference = "vgg16_bn"
 
     def sections(self, model: Model) -> list[list[str]]:
-        """The convs up to each pool, as stages 1 to 5; the hidden layers of the classifier, if there are any, as 6."""
+        """Stages 1 to 5 are the convs before each pool; stage 6 is the hidden layers of the classifier, if any."""
         convs = [[conv for conv, _ in group] for group in _between_pools(model) if group]
         return [*convs, ["pre_logits"]] if hasattr(model.pre_logits, "fc1") else convs
 
     def initialise(self, model: Model, *args: Any, **kwargs: Any) -> None:
-        """timm's own method."""
+        """Use timm's method."""
         model._initialize_weights()
 
     def growth(self, small: Model, large: Model) -> Growth:
-        """Convs are added before the pools; each starts as the identity, which the ReLU before it makes exact.
+        """Convs are added before the pools. Each starts as the identity, which is exact because its input is a ReLU's.
 
-        With batch norm this holds in eval mode: in train mode a norm removes the mean and scale of each batch.
+        With batch norm this is exact in eval mode only: in train mode a norm removes the mean and scale of each batch.
         """
         plan = Growth()
         for old, new in zip(_between_pools(small), _between_pools(large), strict=True):
@@ -58,7 +58,7 @@ class VggFamily(Family):
 
 
 def _between_pools(model: Model) -> list[list[tuple[str, str]]]:
-    """Names of convs, each with that of its norm, in the groups that pools end."""
+    """Names of the convs and of their norms, in one list per pool."""
     groups: list[list[tuple[str, str]]] = [[]]
     for name, child in model.features.named_children():
         if isinstance(child, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""The five wrappers, each on top of timm's own class, and one that normalises the maps of another."""
+"""The five wrappers, each a subclass of timm's, and a wrapper that adds a norm to each map of another."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -16,10 +16,10 @@ __all__ = ["FeatureDict", "FeatureGetter", "FeatureGraph", "FeatureHook", "Featu
 
 
 class _Sequence(FeatureWrapper):
-    """What the two wrappers that run their children in order share."""
+    """Base class of the two wrappers that run their children in order."""
 
     def adopt(self, model: Model, out_indices: Sequence[int]) -> None:
-        """Link the wrapper to its full model, and remember what it returns."""
+        """Link the wrapper to its full model, and record the layers that it returns."""
         super().adopt(model, out_indices)
         chosen: dict[str, str] = {**self.return_layers}  # ty: ignore[invalid-argument-type] a dict, which timm sets
         self._chosen = (chosen, self.order, self.names)
@@ -30,7 +30,7 @@ class _Sequence(FeatureWrapper):
         super().__setattr__(name, value)  # ty: ignore[invalid-argument-type] timm's annotation of a module
 
     def _exchanged(self, wanted: dict[str, str]) -> tuple[dict[str, str], list[int], list[str]]:
-        """The layers to return, by the wrapper's names, and the order of their maps; those it lacks are left out."""
+        """The layers to return, by the wrapper's names, and the order of their maps; unknown layers are left out."""
         flat = {dotted: name for name, dotted in self.flattened.items()}
         layers = {flat.get(name, name): key for name, key in wanted.items()}
         run = [name for name in self._modules if name in layers]
@@ -52,7 +52,7 @@ class FeatureList(_Sequence, FeatureListNet):
 
 
 class FeatureDict(_Sequence, FeatureDictNet):
-    """(N, C, H, W) -> dict of maps, keyed by the level's index as text."""
+    """(N, C, H, W) -> dict of maps; a key is the index of the level as text."""
 
     set_grad_checkpointing = FeatureDictNet.set_grad_checkpointing
 
@@ -84,7 +84,7 @@ class FeatureGetter(FeatureWrapper, FeatureGetterNet):
     def adopt(self, model: Model, out_indices: Sequence[int]) -> None:
         """Link the wrapper to its full model."""
         super().adopt(model, out_indices)
-        self.out_indices = sorted(set(out_indices))  # TorchScript wants a list
+        self.out_indices = sorted(set(out_indices))  # TorchScript needs a list
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations of the blocks in the backward pass instead of keeping them."""
@@ -113,7 +113,7 @@ class FeatureGraph(FeatureWrapper, FeatureGraphNet):
         self.grad_checkpointing = False
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the whole graph in the backward pass; it has no blocks left to recompute one by one."""
+        """Recompute the whole graph in the backward pass, since a graph has no separate blocks."""
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor):
@@ -129,7 +129,7 @@ class FeatureGraph(FeatureWrapper, FeatureGraphNet):
 
 
 class NormedFeatures(FeatureWrapper):
-    """(N, C, H, W) -> what the wrapper inside returns, with a norm of its own on each map."""
+    """(N, C, H, W) -> the maps of the inner wrapper, each normalised by its own norm."""
 
     inside = "features"
     features: FeatureWrapper
@@ -147,12 +147,12 @@ class NormedFeatures(FeatureWrapper):
         self.register_load_state_dict_pre_hook(accept_full_names)
 
     def full_name(self, name: str) -> str:
-        """What the full model calls a module or tensor of the wrapper."""
+        """The name in the full model of a module or tensor of the wrapper."""
         head, _, rest = name.partition(".")
         return self.features.full_name(rest) if head == self.inside else name
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute activations in the backward pass instead of keeping them, as the wrapper inside does."""
+        """Recompute activations in the backward pass instead of keeping them, as the inner wrapper does."""
         self.features.set_grad_checkpointing(enable)  # ty: ignore[not-callable]
 
     def forward(self, x: Tensor) -> "list[Tensor] | dict[str, Tensor]":

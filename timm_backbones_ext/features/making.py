@@ -1,4 +1,4 @@
-"""Full models into models that return feature maps."""
+"""Make models that return feature maps from full models."""
 
 import copy
 from collections.abc import Sequence
@@ -36,19 +36,22 @@ def wrap(
     out_indices: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Model:
-    """A model that returns the feature maps of a full model, which keeps its classifier and its modules.
+    """Make a model that returns the feature maps of a full model; the full model does not change.
 
-    The two share all tensors, so that training one trains the other. Modules replaced in one stay in the other.
+    Both share all tensors, so training one trains the other. Replacing a module in one does not change the other.
 
     Args:
-        model: A timm model with `feature_info`.
-        feature_cls: "list" (the default), "dict", "hook", "getter", "fx", or a class of timm's or of your own.
-        out_indices: Levels in the order wanted; negative ones count from the end, an int takes the last n;
+        model: A full timm model with `feature_info`.
+        feature_cls: "list" (the default), "dict", "hook", "getter", "fx", or a class of timm or of your own.
+        out_indices: Levels to return, in this order; negative ones count from the end, an int n means the last n;
             all levels by default.
         options: Further arguments of the class, such as `return_dict` or `norm`.
 
+    Returns:
+        The feature model.
+
     Raises:
-        ValueError: A level that the model does not have, an unknown class name, or a model without levels.
+        ValueError: The model has no such level or no levels at all, or the class name is unknown.
     """
     if not hasattr(model, "feature_info") or isinstance(model, FeatureWrapper):
         raise ValueError(f"wrap: expected a full timm model with feature_info; got {type(model).__name__}")
@@ -66,14 +69,14 @@ def feature_model(
     out_indices: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Model:
-    """As `wrap`, of a model that nobody else holds: it loses its classifier."""
+    """As `wrap`, but the model is not copied and loses its classifier."""
     cls = _feature_class(feature_cls)
     indices = _levels(out_indices, len(model.feature_info))
     model.reset_classifier(0)
     if not issubclass(cls, FeatureWrapper):
         return _described(cls(model, out_indices=tuple(indices), **options), model)
     taken, source = sorted(set(indices)), model
-    if cls.inside:  # timm's wrapper prunes the model that it holds; the full one is to stay whole
+    if cls.inside:  # timm's wrapper removes modules from its model; the full model must keep them
         source = sharing(model)
         source._modules.pop("out_norms", None)  # they come after the wrapper
         source.prune_intermediate_layers(taken, prune_norm=not options.get("norm", False))
@@ -98,7 +101,7 @@ def _feature_class(spec: str | type[nn.Module] | None) -> type[nn.Module]:
 
 
 def _levels(out_indices: int | Sequence[int] | None, levels: int) -> list[int]:
-    """Non-negative indices of the levels asked for, in that order."""
+    """Non-negative indices of the requested levels, in the requested order."""
     if out_indices is None:
         return list(range(levels))
     asked = list(range(-out_indices, 0)) if isinstance(out_indices, int) else list(out_indices)
@@ -108,7 +111,7 @@ def _levels(out_indices: int | Sequence[int] | None, levels: int) -> list[int]:
 
 
 def _described(wrapper: Model, model: Model) -> Model:
-    """Give the wrapper the attributes that timm's builder gives a feature model."""
+    """Set the attributes that timm's builder sets on a feature model."""
     dropped = ("num_classes", "classifier", "global_pool")
     wrapper.pretrained_cfg = {key: value for key, value in model.pretrained_cfg.items() if key not in dropped}
     wrapper.default_cfg = wrapper.pretrained_cfg

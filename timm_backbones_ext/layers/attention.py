@@ -1,7 +1,7 @@
-"""timm's attention modules that start as the identity: gates are 2 * sigmoid(0) = 1, and only the last factor is zero.
+"""timm's attention modules, starting as the identity: gates are 2 * sigmoid(0) = 1, and only the last layer is zero.
 
-With zeros in both layers an SE would never get a gradient. The gate is doubled and not the weight, so that base weights
-keep their bits.
+With zeros in both layers, an SE would never get a gradient. The gate is doubled instead of halving the base's weights,
+so that these stay bit-identical.
 """
 
 from typing import ClassVar
@@ -27,7 +27,7 @@ class NeutralGate(nn.Module):
 
 
 class Attention(Added):
-    """Base of the four classes below: timm's constructor with a neutral gate. (N, C, H, W) -> (N, C, H, W)."""
+    """Base class of the four below: timm's constructor with a neutral gate. (N, C, H, W) -> (N, C, H, W)."""
 
     zeroed: ClassVar[tuple[str, ...]]
     """Submodules whose parameters are zero at the identity."""
@@ -37,7 +37,7 @@ class Attention(Added):
         self.reset_identity()
 
     def reset_identity(self) -> None:
-        """Zero the last factor before each gate."""
+        """Set the last layer before each gate to zero."""
         for name in self.zeroed:
             for parameter in self.get_submodule(name).parameters():
                 nn.init.zeros_(parameter)
@@ -58,7 +58,8 @@ class Se(Attention, SEModule):
 class Cbam(Attention, CbamModule):
     """Channel, then spatial attention, https://arxiv.org/abs/1807.06521, section 3.
 
-    The spatial gate is neutral by its norm. Zeros in the conv before that norm would make its gradient explode.
+    The weight of the norm in the spatial gate starts at zero. With zeros in the conv before this norm, the gradient
+    would explode.
     """
 
     zeroed = ("channel.fc2", "spatial.conv.bn")

@@ -1,4 +1,4 @@
-"""A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. Its keys stay."""
+"""A conv that edits extend: more input channels, a larger kernel, parallel branches, a gate. The base's keys stay."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
@@ -13,7 +13,7 @@ __all__ = ["Added", "Branch", "ExtendedConv2d", "Kept", "Pads", "check_zero_padd
 
 
 class Kept(NamedTuple):
-    """Where the base's weights lie in a larger weight: input channels before `channels`, and a window of the kernel."""
+    """The part of a larger weight that holds the base's weights: the first `channels`, and a window of the kernel."""
 
     channels: int
     top: int
@@ -23,12 +23,12 @@ class Kept(NamedTuple):
 
     @classmethod
     def all_of(cls, weight: Tensor) -> "Kept":
-        """The whole of a conv's weight."""
+        """The part that covers a whole weight."""
         return cls(weight.shape[1], 0, weight.shape[2], 0, weight.shape[3])
 
 
 class Pads(NamedTuple):
-    """Pixels of padding on each side, in the order that `torch.nn.functional.pad` takes."""
+    """Pixels of padding on each side, in the order of `torch.nn.functional.pad`."""
 
     left: int
     right: int
@@ -37,7 +37,7 @@ class Pads(NamedTuple):
 
 
 def check_zero_padding(conv: nn.Conv2d) -> None:
-    """Refuse a conv that does not pad with a fixed number of zeros, which is all that the convs here do."""
+    """Raise ValueError for a conv whose padding is not a fixed number of zeros, since the convs here pad so."""
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         raise ValueError(f"expected a conv with zero padding, given in pixels; got {conv}")
 
@@ -46,15 +46,15 @@ class Added(nn.Module):
     """Base class of modules that an edit adds; none of their tensors belongs to the base."""
 
     def reset_identity(self) -> None:
-        """Set the tensors so that the model computes what it computes without this module."""
+        """Set the tensors so that the model computes the same as without this module."""
         raise NotImplementedError
 
 
 class Branch(Added):
-    """Conv and batch norm in parallel to a conv; it adds nothing while the norm's weight is zero."""
+    """A conv and a batch norm, parallel to a conv; the branch adds zero while the norm's weight is zero."""
 
     first: ClassVar[str] = "conv"
-    """Name of the conv that sees the input."""
+    """Name of the conv that takes the input."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Branch(Added):
         self.reset_identity()
 
     def reset_identity(self) -> None:
-        """Zero the norm's weight and bias; the conv keeps its weights, so the norm's gradient is not zero."""
+        """Set the norm's weight and bias to zero; the conv keeps its weights, so that the norm gets a gradient."""
         nn.init.zeros_(self.norm.weight)
         nn.init.zeros_(self.norm.bias)
 
@@ -72,7 +72,7 @@ class Branch(Added):
         return self.norm(self.conv(x))
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias, in float64, of the conv that computes the same in eval mode."""
+        """Weight and bias, in float64, of one conv that computes the same in eval mode."""
         norm, double = self.norm, torch.float64
         if norm.running_mean is None or norm.running_var is None:
             raise ValueError("cannot merge a branch whose norm keeps no running statistics")
@@ -85,15 +85,15 @@ class Branch(Added):
 class ExtendedConv2d(nn.Conv2d):
     """(N, C_in, H, W) -> (N, C_out, H', W'): gate(conv(x) + sum of branches(x)).
 
-    It starts with the parameters of the conv it replaces, under the same names, and can be extended again and again,
-    in any order: `grow` puts zeros around the weights, `branches` and `gate` hold modules that start neutral.
+    It starts with the parameters of the conv that it replaces, under the same names. It can be extended several times,
+    in any order: `grow` puts zeros around the weights, `branches` and `gate` hold modules that start as the identity.
     """
 
     kept: Kept
     margin: Pads
-    """Zeros to add beyond the conv's own symmetric padding."""
+    """Pixels of zero padding in addition to the conv's own symmetric padding."""
     same: bool
-    """Pad as TensorFlow does, by an amount that depends on the image size; timm's Conv2dSame."""
+    """Use TensorFlow's 'same' padding, which depends on the image size, as timm's Conv2dSame."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -104,7 +104,7 @@ class ExtendedConv2d(nn.Conv2d):
 
     @classmethod
     def replacing(cls, conv: Any) -> "ExtendedConv2d":
-        """An extended conv with the parameters of `conv`, which may be one already.
+        """An extended conv with the parameters of `conv`; `conv` itself if it is an extended conv.
 
         Raises:
             ValueError: `conv` is not a plain conv that pads with a fixed number of zeros.
@@ -122,7 +122,7 @@ class ExtendedConv2d(nn.Conv2d):
 
     @classmethod
     def dense(cls, conv: Any, dilation: int) -> "ExtendedConv2d":
-        """A downsampling conv at every position. The window keeps its first pixel, so the pads go right and below."""
+        """The stride-1 form of a downsampling conv. Windows keep their first pixel, so padding goes right and below."""
         dense = cls.replacing(conv)
         if dense.branches:
             raise ValueError(f"expected a conv without branches; got one with {', '.join(dense.branches)}")
@@ -144,7 +144,7 @@ class ExtendedConv2d(nn.Conv2d):
         return self.gate(y)
 
     def grow(self, in_channels: int = 0, above: int = 0, below: int = 0, left: int = 0, right: int = 0) -> None:
-        """Put zero weights after the input channels and around the kernel; sizes of outputs stay."""
+        """Put zero weights after the input channels and around the kernel; outputs keep their size."""
         grown = F.pad(self.weight.detach(), (left, right, above, below, 0, in_channels))
         self.weight = nn.Parameter(grown, requires_grad=self.weight.requires_grad)
         self.in_channels += in_channels
@@ -164,7 +164,7 @@ class ExtendedConv2d(nn.Conv2d):
                 conv.grow(in_channels)
 
     def sum_inputs(self) -> None:
-        """Take one input channel whose weights are the sum over all: equal to this conv on equal channels.
+        """Reduce to one input channel with the sum of all weights; exact where all channels are equal.
 
         Raises:
             ValueError: The conv is grouped, so that output channels see different input channels.
@@ -178,7 +178,7 @@ class ExtendedConv2d(nn.Conv2d):
             conv.sum_inputs()
 
     def _branches(self) -> Iterator[tuple[Any, "ExtendedConv2d"]]:
-        """The branches, each with its conv that sees the input, which can be extended."""
+        """Each branch with the conv that takes its input, as an extended conv."""
         branches: Any = self.branches
         for branch in branches.values():
             conv = ExtendedConv2d.replacing(getattr(branch, branch.first))
@@ -186,26 +186,26 @@ class ExtendedConv2d(nn.Conv2d):
             yield branch, conv
 
     def _pads(self) -> Pads:
-        """All padding: the conv's own and the margin."""
+        """Total padding: the conv's own and the margin."""
         rows, columns = self.padding
         left, right, above, below = self.margin
         return Pads(left + columns, right + columns, above + rows, below + rows)  # ty: ignore[unsupported-operator]
 
     def pad_by(self, left: int, right: int, above: int, below: int) -> None:
-        """Pad by fixed amounts, in pixels; negative ones leave pixels out."""
+        """Pad by fixed amounts in pixels; negative amounts crop."""
         self.padding = rows, columns = max(0, min(above, below)), max(0, min(left, right))
         self.margin = Pads(left - columns, right - columns, above - rows, below - rows)
         self.uneven, self.same = any(self.margin), False
 
     def dilate(self, factor: int) -> None:
-        """Multiply the steps between weights, of the branches too; sizes of outputs stay."""
+        """Multiply the dilation by a factor, of the branches too; outputs keep their size."""
         self.dilation = (factor * self.dilation[0], factor * self.dilation[1])
         self.pad_by(*(factor * n for n in self._pads()))
         for _, conv in self._branches():
             conv.dilate(factor)
 
     def pad_statically(self) -> None:
-        """Turn 'same' padding into the fixed one that equals it where each side is a multiple of the stride."""
+        """Replace 'same' padding by the fixed padding that is equal if each side is a multiple of the stride."""
         size = zip(self.kernel_size, self.stride, self.dilation, strict=True)
         rows, columns = (get_same_padding(stride, kernel, stride, dilation) for kernel, stride, dilation in size)
         self.pad_by(columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)
@@ -213,10 +213,10 @@ class ExtendedConv2d(nn.Conv2d):
             conv.pad_statically()
 
     def add_branch(self, name: str, kernel_size: tuple[int, int], dilation: int = 1) -> None:
-        """Add a conv with batch norm whose kernel, with holes of `dilation`, lies centred in this conv's kernel.
+        """Add a branch whose dilated kernel is centred in this conv's kernel.
 
         Raises:
-            ValueError: The kernel does not fit, or this conv's padding depends on the size of images.
+            ValueError: The dilated kernel does not fit, or this conv's padding depends on the image size.
         """
         spans = [dilation * (side - 1) + 1 for side in kernel_size]
         if any((side - span) % 2 or span > side for side, span in zip(self.kernel_size, spans, strict=True)):
@@ -242,8 +242,8 @@ class ExtendedConv2d(nn.Conv2d):
         """Fold the branches into the weight; exact in eval mode.
 
         Returns:
-            (C_out,) in float64: the constant that the branches add to the output. The caller adds it to the bias, or to
-            the norm that follows if the conv has no bias.
+            (C_out,) in float64: the constant that the branches add to the output. The caller adds it to the bias or, if
+            the conv has no bias, to the norm after it.
         """
         weight = self.weight.detach().to(torch.float64, copy=True)
         shift = weight.new_zeros(self.out_channels)
@@ -263,7 +263,7 @@ class ExtendedConv2d(nn.Conv2d):
         return shift
 
     def fuse(self) -> nn.Conv2d:
-        """This conv with its branches folded into weight and bias, in its simplest form; exact in eval mode.
+        """Fold the branches into weight and bias; a plain conv if nothing else is extended. Exact in eval mode.
 
         `timm.utils.reparameterize_model` and the `--reparam` option of timm's scripts call it.
         """
@@ -274,7 +274,7 @@ class ExtendedConv2d(nn.Conv2d):
         return self.simplest()
 
     def reset_identity(self) -> None:
-        """Zero all weights that are not the base's."""
+        """Set all weights outside the base's weights to zero."""
         kept = self.kept
         new = torch.ones_like(self.weight, dtype=torch.bool)
         new[:, : kept.channels, kept.top : kept.bottom, kept.left : kept.right] = False

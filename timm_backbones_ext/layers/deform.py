@@ -17,7 +17,7 @@ class DeformConv2d(nn.Conv2d):
     """A conv whose taps are moved by learned offsets and scaled by learned masks; takes nn.Conv2d's arguments.
 
     Offsets start at 0 pixels and masks at 2 * sigmoid(0) = 1, so the layer starts as the plain conv with its weight.
-    (The paper and mmcv start masks at sigmoid(0) = 0.5, which halves what a pretrained conv gives.)
+    (The paper and mmcv start masks at sigmoid(0) = 0.5, which halves the output of a pretrained conv.)
     The new tensors are `conv_offset.weight` and `conv_offset.bias`, the names that mmcv uses.
     """
 
@@ -58,7 +58,7 @@ class DeformConv2d(nn.Conv2d):
         return _sample(x, self.conv_offset(x), self.weight, self.bias, *shape)  # ty: ignore[invalid-argument-type]
 
 
-@torch.fx.wrap  # a tracer keeps this function as one call: its steps depend on the dtype
+@torch.fx.wrap  # torch.fx keeps this function as one call, since its branch depends on the dtype
 def _sample(
     x: Tensor,
     offset_mask: Tensor,
@@ -80,10 +80,10 @@ def _sample(
 
 
 def _nan_into_mask(offset: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Offsets without NaN, and masks that are NaN where an offset was; finite offsets and their masks keep every bit.
+    """Replace NaN offsets, and set their masks to NaN; finite offsets and their masks stay bit-identical.
 
-    torchvision reads outside the image for a NaN offset on the CPU, which kills the process. A NaN mask gives the NaN
-    output that the offset stands for.
+    On the CPU, torchvision reads outside the image for a NaN offset, which kills the process. A NaN mask gives the
+    NaN output instead.
     """
     lost = offset.isnan()
     mask = mask.masked_fill(lost[:, 0::2] | lost[:, 1::2], float("nan"))  # channels of offsets are (y, x) per tap

@@ -15,7 +15,7 @@ __all__ = ["FROZEN", "FrozenBatchNorm2d", "FrozenBatchNormAct2d", "thawed"]
 class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """torchvision's frozen batch norm with the whole key set of the `nn.BatchNorm2d` that it replaces.
 
-    torchvision drops `num_batches_tracked`; here a checkpoint goes through unchanged in both directions.
+    torchvision drops `num_batches_tracked`. Here it is kept, so that checkpoints load and save unchanged.
     """
 
     @classmethod
@@ -29,7 +29,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
         return frozen.train(norm.training)
 
     def reset_parameters(self) -> None:
-        """Set the statistics and the affine parameters to those of a fresh batch norm."""
+        """Set the statistics and the affine parameters to the values of a new batch norm."""
         for name, value in dict(weight=1, bias=0, running_mean=0, running_var=1, num_batches_tracked=0).items():
             torch.nn.init.constant_(self.get_buffer(name), value)
 
@@ -38,7 +38,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
 
 
 class FrozenBatchNormAct2d(FrozenBatchNorm2d):
-    """A frozen `timm.layers.BatchNormAct2d`: the norm, then the activation that it holds."""
+    """A frozen `timm.layers.BatchNormAct2d`: a frozen norm, then the activation."""
 
     drop: nn.Module
     act: nn.Module
@@ -57,7 +57,7 @@ FROZEN: dict[type[nn.Module], type[FrozenBatchNorm2d]] = {
 
 
 def thawed(model: Any) -> Any:
-    """A model with plain batch norms in place of its frozen ones, in place; in eval mode the same up to rounding."""
+    """Replace frozen batch norms by plain ones, in place; in eval mode outputs stay the same up to rounding."""
     for name, frozen in list(model.named_modules()):
         if isinstance(frozen, FrozenBatchNorm2d):
             act = isinstance(frozen, FrozenBatchNormAct2d)

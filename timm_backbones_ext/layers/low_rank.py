@@ -1,4 +1,4 @@
-"""Low-rank branches beside convs and linear layers: LoRA, https://arxiv.org/abs/2106.09685, section 4.1.
+"""Low-rank branches parallel to convs and linear layers: LoRA, https://arxiv.org/abs/2106.09685, section 4.1.
 
 For a conv, A is a conv with the kernel, stride and padding of the layer, and B is 1x1, as in LoCon
 (https://arxiv.org/abs/2309.14859) and in PEFT.
@@ -18,7 +18,7 @@ BRANCH = "lora"
 
 
 class LowRank(Added):
-    """What A and then B give, which is zero while B is zero; both without bias."""
+    """B A x, which is zero while B is zero; A and B have no bias."""
 
     first: ClassVar[str] = "down"
 
@@ -29,7 +29,7 @@ class LowRank(Added):
         self.reset_identity()
 
     def reset_identity(self) -> None:
-        """Zero B; A keeps its weights, so that the gradient of B is not zero."""
+        """Set B to zero; A keeps its weights, so that B gets a gradient."""
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class LowRank(Added):
         return product.reshape(len(up), *down.shape[1:])
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias, in float64, of the conv that computes the same."""
+        """Weight and bias, in float64, of one conv that computes the same."""
         weight = self.product()
         return weight, weight.new_zeros(len(weight))
 
@@ -78,11 +78,12 @@ class LowRankLinear(nn.Linear):
 
 
 def with_low_rank(layer: nn.Module, rank: int) -> nn.Module:
-    """A layer with the parameters of a conv or a linear layer, and a branch of a rank.
+    """A layer with the parameters of a conv or a linear layer, and a branch of the given rank.
+
+    A has the groups of the layer, so that B A has the shape of the layer's weight.
 
     Raises:
-        ValueError: The layer is of another kind or has branches, or it is grouped and the rank is no multiple of its
-            groups: A is grouped as the layer is, so that B A is a weight of the layer.
+        ValueError: The layer is of another kind, it has branches already, or the rank is not a multiple of its groups.
     """
     if type(layer) is nn.Linear:
         return LowRankLinear.replacing(layer, rank)
@@ -115,8 +116,8 @@ def low_rank_of(layer: nn.Module) -> LowRank | None:
 
 
 def fold_low_rank(layer: Any) -> nn.Module:
-    """The layer with B A added to its weight, in its simplest form; in float64, with one rounding."""
+    """The layer without its branch: B A is added to its weight, in float64 with one rounding."""
     if isinstance(layer, LowRankLinear):
         return layer.fuse()
-    layer.merge_branches()  # what a branch of this kind adds everywhere is zero
+    layer.merge_branches()  # the branch has no bias, so its constant is zero
     return layer.simplest()

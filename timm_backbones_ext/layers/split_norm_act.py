@@ -1,9 +1,9 @@
-"""EfficientNets whose batch norms and activations are modules of their own, for code that replaces batch norms.
+"""EfficientNets whose batch norms and activations are separate modules, for code that replaces batch norms.
 
-timm's `BatchNormAct2d` is a batch norm that holds its activation. Code that replaces every `nn.BatchNorm2d`, as DETR in
-transformers, `SyncBatchNorm.convert_sync_batchnorm` and detectron2 do, drops the activation with it. Here `act1` stands
-beside `bn1` and has no tensors, so all keys stay. Each class below is timm's with another `forward`; a test compares
-the source of timm's with the one that was copied (tests/canaries/test_copied_forwards.py).
+timm's `BatchNormAct2d` is a batch norm that contains its activation. DETR in transformers,
+`SyncBatchNorm.convert_sync_batchnorm` and detectron2 replace every `nn.BatchNorm2d`, and so remove the activation. Here
+`act1` is a module next to `bn1`; it has no tensors, so all keys stay. Each class below is timm's with another
+`forward`; a test compares timm's source with the copied one (tests/canaries/test_copied_forwards.py).
 """
 
 from collections.abc import Callable
@@ -32,14 +32,14 @@ from .sync_bn import take_tensors
 __all__ = ["FUSED", "SplitEfficientNet", "split"]
 
 Layer = Callable[..., Any]
-"""A child module, as `nn.Module` annotates its own `forward`: the one annotation of a module that TorchScript takes."""
+"""Annotation of a child module, as of `nn.Module.forward`: the only annotation of a module that TorchScript accepts."""
 FUSED: dict[type[nn.Module], type[nn.Module]] = {
     BatchNormAct2d: nn.BatchNorm2d,
     SyncBatchNormAct: nn.SyncBatchNorm,
     FrozenBatchNormAct2d: FrozenBatchNorm2d,
     TimmFrozenBatchNormAct2d: torchvision.ops.FrozenBatchNorm2d,
 }
-"""Batch norms that hold an activation, and what each is without."""
+"""Class of a batch norm with an activation -> class without the activation."""
 
 
 class SplitConvBnAct(ConvBnAct):
@@ -99,7 +99,7 @@ class SplitInvertedResidual(InvertedResidual):
 
 
 class SplitCondConvResidual(CondConvResidual):
-    """timm's MBConv whose convs are mixed for each image."""
+    """timm's MBConv with conditional convs, whose weights are mixed per image."""
 
     act1: Layer
     act2: Layer
@@ -134,7 +134,7 @@ class SplitEdgeResidual(EdgeResidual):
 
 
 class SplitEfficientNet(EfficientNet):
-    """timm's EfficientNet with `act1` after the norm of the stem and `act2` after that of the head."""
+    """timm's EfficientNet with `act1` after the norm of the stem and `act2` after the norm of the head."""
 
     act1: Layer
     act2: Layer
@@ -154,7 +154,7 @@ class SplitEfficientNet(EfficientNet):
         intermediates_only: bool = False,
         extra_blocks: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """(N, C, H, W) -> what the head's conv gives, and the maps at `indices`; the arguments are timm's."""
+        """(N, C, H, W) -> output of the head's conv, and the maps at `indices`; arguments as in timm."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt must be 'NCHW'; got '{output_fmt}'")
         ends = [i for i in range(len(self.blocks) + 1)] if extra_blocks else self.stage_ends
@@ -178,7 +178,7 @@ class SplitEfficientNet(EfficientNet):
         return x, intermediates
 
     def prune_intermediate_layers(self, *args: Any, **kwargs: Any) -> list[int]:
-        """Drop what the maps at the given indices do not need; the arguments are timm's."""
+        """Remove modules that the maps at the given indices do not need; arguments as in timm."""
         taken = super().prune_intermediate_layers(*args, **kwargs)
         if isinstance(self.bn2, nn.Identity):
             self.act2 = nn.Identity()
@@ -202,14 +202,17 @@ _ACTIVE = {
     CondConvResidual: (SplitCondConvResidual, ("bn1", "bn2")),
     EdgeResidual: (SplitEdgeResidual, ("bn1",)),
 }
-"""By timm's class: ours, and the norms that are followed by an activation."""
+"""timm's class -> our class, and the names of the norms before an activation."""
 
 
 def split(model: Model) -> bool:
-    """Take the activations out of all batch norms of a timm EfficientNet, in place; whether there were any.
+    """Split all batch norms of a timm EfficientNet from their activations, in place.
+
+    Returns:
+        Whether any batch norm had an activation.
 
     Raises:
-        ValueError: A block is of a class that this package does not know.
+        ValueError: The class of a block is unknown.
     """
     owners = [
         (name, module) for name, module in model.named_modules() if any(type(c) in FUSED for c in module.children())
@@ -224,7 +227,7 @@ def split(model: Model) -> bool:
             if type(child) in FUSED:  # one without an activation
                 setattr(module, norm, _bare(child))
         if module is model:
-            model.__class__ = cls  # the caller holds this object, so no other can take its place
+            model.__class__ = cls  # the caller holds this object, so it cannot be replaced by another
         else:
             model.set_submodule(name, recast(module, cls))
     for info in model.feature_info if owners else ():
@@ -234,7 +237,7 @@ def split(model: Model) -> bool:
 
 
 def _take_activation(owner: nn.Module, name: str) -> None:
-    """Put the activation of a norm beside it, next in order."""
+    """Move the activation of a norm into the module's owner, next after the norm."""
     fused = getattr(owner, name)
     if type(fused) not in FUSED:
         owner.add_module(name.replace("bn", "act"), None if fused is None else nn.Identity())
@@ -250,7 +253,7 @@ def _take_activation(owner: nn.Module, name: str) -> None:
 
 
 def _bare(fused: Any) -> nn.Module:
-    """The norm alone, with the same tensors and settings."""
+    """The norm without its activation, with the same tensors and settings."""
     if not isinstance(fused, nn.modules.batchnorm._BatchNorm):  # a frozen one
         return take_tensors(FUSED[type(fused)](fused.weight.numel(), eps=fused.eps), fused)
     settings = (fused.num_features, fused.eps, fused.momentum, fused.affine, fused.track_running_stats)
@@ -261,9 +264,9 @@ def _bare(fused: Any) -> nn.Module:
 
 
 def recast(module: nn.Module, cls: type[nn.Module]) -> nn.Module:
-    """An object of another class with the attributes of a module: its tensors, children, hooks and settings.
+    """An object of class `cls` with the attributes of a module: its tensors, children, hooks and settings.
 
-    For classes that differ in their methods alone. timm's constructors would make all children anew.
+    For classes that differ only in their methods. timm's constructors would make new children.
     """
     made = cls.__new__(cls)
     made.__dict__.update(module.__dict__)

@@ -17,9 +17,9 @@ class SwitchableConv2d(nn.Conv2d):
 
         y = S * conv(x, W) + (1 - S) * conv(x, W + dW, dilation 3), with global context added before and after
 
-    The switch S starts at 1, dW and both contexts at 0. The paper standardises W too, which changes what a pretrained
-    conv computes and is left out. The switch sees a 5x5 average over the positions inside the image; the paper reflects
-    the border, which needs maps of 3 pixels or more.
+    The switch S starts at 1, dW and both contexts at 0. Unlike the paper, W is not standardised, which would change
+    what a pretrained conv computes. The input of the switch is a 5x5 average over the positions inside the image; the
+    paper reflects the border, which needs maps of 3 pixels or more.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, *args: Any, **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ class SwitchableConv2d(nn.Conv2d):
         return switchable
 
     def reset_identity(self) -> None:
-        """Switch everywhere to the plain conv, with no difference and no context."""
+        """Set S to 1, and dW and both contexts to 0."""
         for tensor in (self.weight_diff, *self.pre_context.parameters(), *self.post_context.parameters()):
             nn.init.zeros_(tensor)
         nn.init.zeros_(self.switch.weight)

@@ -1,4 +1,4 @@
-"""Batch norm over all processes, also on the CPU, where torch's own (2.15) and its DistributedDataParallel fail."""
+"""Batch norm over all processes, also on the CPU, where `nn.SyncBatchNorm` (torch 2.15) fails."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["CpuSyncBatchNorm", "synchronised", "take_tensors"]
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes, of gradients too; torch's own functions for it changed between 2.6 and 2.15."""
+    """Differentiable sum over processes; torch's functions for it changed between 2.6 and 2.15."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: distributed.ProcessGroup | None) -> Tensor:
@@ -26,7 +26,7 @@ class _Sum(torch.autograd.Function):
 
 
 def take_tensors(norm: Any, other: nn.Module) -> Any:
-    """A norm with the parameters and buffers of another, and its mode of training."""
+    """Give a norm the parameters, buffers and training mode of another norm."""
     for name, parameter in other.named_parameters(recurse=False):
         norm.register_parameter(name, parameter)
     for name, buffer in other.named_buffers(recurse=False):
@@ -35,7 +35,7 @@ def take_tensors(norm: Any, other: nn.Module) -> Any:
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """(N, C, H, W) -> (N, C, H, W); processes compute what one process computes with all their images.
+    """(N, C, H, W) -> (N, C, H, W); n processes compute the same as one process with all their images.
 
     The statistics are two sums over the processes, through which gradients flow.
     """
@@ -44,7 +44,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
     @classmethod
     def replacing(cls, norm: nn.SyncBatchNorm) -> "CpuSyncBatchNorm":
-        """A norm with the tensors and settings of torch's own."""
+        """A norm with the tensors and settings of an `nn.SyncBatchNorm`."""
         settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         made = take_tensors(cls(*settings, device="meta"), norm)
         made.process_group = norm.process_group
@@ -76,13 +76,13 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronised(model: Any) -> Any:
-    """The model with batch norms that share their statistics over all processes; of `CpuSyncBatchNorm` on the CPU."""
+    """Replace batch norms by synchronised ones; without an accelerator these are `CpuSyncBatchNorm`."""
     model = convert_sync_batchnorm(model)
     if torch.accelerator.is_available():
         return model
     if type(model) is nn.SyncBatchNorm:
         return CpuSyncBatchNorm.replacing(model)
-    made: dict[nn.Module, nn.Module] = {}  # so that a norm with two names stays one norm
+    made: dict[nn.Module, nn.Module] = {}  # a norm that has two names stays one norm
     for name, norm in list(model.named_modules(remove_duplicate=False)):
         if type(norm) is nn.SyncBatchNorm:
             made[norm] = made.get(norm) or CpuSyncBatchNorm.replacing(norm)

@@ -85,10 +85,8 @@ def adopt(store: Store, repo: str, oid: str, files: Iterable[File], revision: st
     """Hold a commit of another Hub under its own id; returns the branch that had to stay where it was."""
     branches = set() if is_commit(revision) or revision.startswith("refs/") else {checked_ref(revision)}
     with store.database(write=True):
-        update = (
-            "INSERT INTO repos VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET private = MAX(private, excluded.private)"
-        )
-        store.run(update, checked_repo(repo), private)
+        once_private = "ON CONFLICT (id) DO UPDATE SET private = MAX(private, excluded.private)"
+        store.run(f"INSERT INTO repos VALUES (?, ?) {once_private}", checked_repo(repo), private)
         store.add_commit(repo, Commit(oid, None, "mirrored", "", MIRROR, time.time()), files)
         known, kept = store.refs(repo), None
         for name in branches | ({"main"} - {ref[6:] for ref in known}):

@@ -5,16 +5,18 @@ Each route names who may call it and how long its body may be; `web` sees to bot
 # ruff: noqa: D102 - the table of routes says what each method answers
 
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
+from time import time
 from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from . import answers
 from .access import STRANGER, Tokens
 from .names import Refused, checked_hash
+from .store import File
 from .uploads import LARGEST_FILE, Uploads
 from .web import Call, entry, route
 
@@ -46,7 +48,7 @@ class Hub(Uploads):
             route("GET", REPO + "/tree/{revision}", read, self.tree),
             route("GET", REPO + "/tree/{revision}/{path:path}", read, self.tree),
             route("POST", REPO + "/paths-info/{revision}", read, self.paths_info, MB),
-            route("GET", REPO + "/refs", read, lambda call: answers.refs(self.store.refs(call.repo))),
+            route("GET", REPO + "/refs", read, self.refs),
             route("GET", REPO + "/commits/{revision}", read, self.commits),
             route("PUT", REPO + "/settings", own, self.settings, SMALL),
             route("POST", REPO + "/branch/{ref}", own, self.create_branch, SMALL),
@@ -138,12 +140,22 @@ class Hub(Uploads):
         return self.store.resolve(call.repo, call.part("revision") or "main")
 
     def model_info(self, call: Call) -> Any:
-        oid = self.revision(call)
-        history, files = self.store.history(call.repo, oid), self.store.files(call.repo, oid)
-        return answers.model_info(call.repo, history, files, self.store.repos()[call.repo])
+        history, private = self.store.history(call.repo, self.revision(call)), self.store.repos()[call.repo]
+        files = self.store.files(call.repo, history[0].oid)
+        siblings = [{"rfilename": path, "blobId": file.git, **file_entry(file)} for path, file in files.items()]
+        about = {"id": call.repo, "author": call.repo.partition("/")[0], "private": private, "gated": False, "tags": []}
+        dates = {"createdAt": iso(history[-1].date), "lastModified": iso(history[0].date)}
+        return {**about, **dates, "sha": history[0].oid, "siblings": siblings}
+
+    def entries(self, call: Call) -> dict[str, dict[str, Any]]:
+        """Folders and files by path; folders have no id of their own here."""
+        files = self.store.files(call.repo, self.revision(call))
+        folders = sorted({path[:end] for path in files for end, letter in enumerate(path) if letter == "/"})
+        found = {path: {"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in folders}
+        return {**found, **{path: file_entry(file) for path, file in files.items()}}
 
     def tree(self, call: Call) -> Any:
-        found = answers.tree(self.store.files(call.repo, self.revision(call)))
+        found = self.entries(call)
         folder, deep = call.part("path").strip("/"), call.query_params.get("recursive", "").lower() in ("1", "true")
         if folder and found.get(folder, {}).get("type") != "directory":
             raise Refused(404, "EntryNotFound", f"{folder} is no folder of {call.part('revision')}")
@@ -152,12 +164,22 @@ class Hub(Uploads):
         return [item for path, item in below.items() if deep or "/" not in path]
 
     def paths_info(self, call: Call) -> Any:
-        paths = parse_qs(call.content.decode()).get("paths", [])
-        found = answers.tree(self.store.files(call.repo, self.revision(call)))
+        paths, found = parse_qs(call.content.decode()).get("paths", []), self.entries(call)
         return [found[path] for path in dict.fromkeys(paths) if path in found]
 
     def commits(self, call: Call) -> Any:
-        return [answers.commit_entry(commit) for commit in self.store.history(call.repo, self.revision(call))]
+        return [
+            {"id": commit.oid, "title": commit.title, "message": commit.message, "date": iso(commit.date)}
+            | {"authors": [{"user": commit.author}]}
+            for commit in self.store.history(call.repo, self.revision(call))
+        ]
+
+    def refs(self, call: Call) -> Any:
+        found: dict[str, list[dict[str, str]]] = {"heads": [], "tags": [], "pr": []}
+        for name, oid in self.store.refs(call.repo).items():
+            kind, _, short = name.partition("/")
+            found[kind].append({"name": short, "ref": f"refs/{name}", "targetCommit": oid})
+        return {"branches": found["heads"], "tags": found["tags"], "converts": [], "pullRequests": found["pr"]}
 
     def resolve(self, call: Call) -> Any:
         """A file; one in LFS by a redirect to the second port, if there is one: the client wants another origin."""
@@ -204,11 +226,20 @@ class Hub(Uploads):
         self.store.delete_ref(call.repo, f"{kind}/{call.part('ref')}")
 
     def pull(self, call: Call) -> Any:
-        return answers.pull(self.store, call.repo, call.path_params["num"])
+        return self.pull_entry(call.repo, call.path_params["num"])
 
     def list_pulls(self, call: Call) -> Any:
-        found = [answers.pull(self.store, call.repo, num) for num in self.store.pulls(call.repo)]
+        found = [self.pull_entry(call.repo, num) for num in self.store.pulls(call.repo)]
         return {"discussions": found, "count": len(found), "start": 0}
+
+    def pull_entry(self, repo: str, num: int) -> dict[str, Any]:
+        title, author, date, status = self.store.pull(repo, num)
+        about = {"num": num, "title": title, "createdAt": iso(date), "author": {"name": author}, "status": status}
+        merged = self.store.resolve(repo, f"refs/pr/{num}") if status == "merged" else None
+        changes = {"base": "refs/heads/main", "mergeCommitId": merged}
+        behind = status == "open" and self.store.behind(repo, num)
+        state = {"isPullRequest": True, "changes": changes, "filesWithConflicts": behind, "diff": "", "events": []}
+        return {**about, **state, "repo": {"name": repo, "type": "model"}}
 
     def open_pull(self, call: Call) -> Any:
         if not entry(call.asked, "pullRequest", bool, False):
@@ -227,9 +258,22 @@ class Hub(Uploads):
         if status == "merged" or self.store.pull(call.repo, num)[1] != call.who.name:
             call.must_own(call.repo)
         self.store.set_status(call.repo, num, status)
-        return answers.status_change(status, call.who.name)
+        event = {"id": "0", "type": "status-change", "createdAt": iso(time()), "author": {"name": call.who.name}}
+        return {"newStatus": {**event, "data": {"status": status}}}
 
 
 def asks_private(asked: Any) -> bool:
     """Whether a repo is to be private, as clients of huggingface_hub 2 and 1 say it."""
     return entry(asked, "visibility", str, "") == "private" or entry(asked, "private", bool, False)
+
+
+def iso(seconds: float) -> str:
+    """A date as the Hub writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+def file_entry(file: File) -> dict[str, Any]:
+    """A file as the Hub lists it; a tree calls the hash by one name, and a model by the other."""
+    about: dict[str, Any] = {"type": "file", "oid": file.git, "size": file.size, "path": file.path}
+    lfs = {"oid": file.sha256, "sha256": file.sha256, "size": file.size, "pointerSize": 134}
+    return {**about, "lfs": lfs} if file.lfs else about

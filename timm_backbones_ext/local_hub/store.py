@@ -194,9 +194,10 @@ class Store:
 
     def pull(self, repo: str, num: int) -> tuple[str, str, float, str]:
         """Title, author, date and status (open, closed or merged) of a pull request."""
-        for found in self.run("SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?", repo, num):
-            return found
-        raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+        rows = self.run("SELECT title, author, date, status FROM pulls WHERE repo = ? AND num = ?", repo, num)
+        if not rows:
+            raise Refused(404, "EntryNotFound", f"{repo} has no pull request {num}")
+        return rows[0]
 
     def open_pull(self, repo: str, title: str, author: str, head: str) -> int:
         """Open a pull request at a commit; returns its number."""
@@ -219,9 +220,7 @@ class Store:
                 raise Refused(409, "Conflict", f"pull request {num} is {was}")
             if status == "merged":
                 if self.behind(repo, num):
-                    raise Refused(
-                        409, "Conflict", f"main has got other commits since pull request {num}; open a new one"
-                    )
+                    raise Refused(409, "Conflict", f"main has got other commits since; open a new one for {num}")
                 self.move(repo, "heads/main", self.resolve(repo, f"refs/pr/{num}"))
             self.run("UPDATE pulls SET status = ? WHERE repo = ? AND num = ?", status, repo, num)
 

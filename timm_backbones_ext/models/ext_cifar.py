@@ -1,7 +1,8 @@
 """ResNets for 32x32 images and their plain twins: section 4.2 of https://arxiv.org/abs/1512.03385.
 
-A net has 6n + 2 layers: a 3x3 conv, three stages of n blocks with 16, 32 and 64 channels, a classifier. Shortcuts have
-no parameters (option A). The twin has the same layers without shortcuts. The blocks are timm's, so edits of ResNet fit.
+A net has 6n + 2 layers: a 3x3 conv, three stages of n blocks with 16, 32 and 64 channels, and a classifier. Shortcuts
+have no parameters (option A). The plain net has the same layers without shortcuts. The blocks are timm's, so the edits
+for ResNets can be applied.
 """
 
 from typing import Any
@@ -44,7 +45,7 @@ class PaddedShortcut(nn.Module):
 
 
 class NoShortcut(nn.Module):
-    """A zero for timm's block to add, which makes it a plain one."""
+    """A shortcut that gives zero, which makes timm's residual block a plain one."""
 
     def forward(self, x: Tensor) -> Tensor:
         """A zero that broadcasts."""
@@ -54,13 +55,13 @@ class NoShortcut(nn.Module):
 class CifarResNet(ResNet):
     """timm's ResNet with a stem for 32x32 images, three stages and shortcuts without parameters.
 
-    The fourth stage is empty, so that timm's methods and edits that name it work.
+    The fourth stage is empty; timm's methods and edits need it to exist.
 
     Args:
         depth: Layers with weights, 6n + 2.
-        residual: Whether there are shortcuts.
+        residual: Build shortcuts.
         output_stride: Input pixels per pixel of the last map: 4, or 2 with a dilated third stage.
-        zero_init_last: Start residual blocks as the identity; the paper does not, and a plain net would stay zero.
+        zero_init_last: Start residual blocks as the identity. The paper does not; a plain net would output zeros.
         kwargs: Further arguments of timm's ResNet.
     """
 
@@ -79,7 +80,7 @@ class CifarResNet(ResNet):
         super().__init__(
             block,
             (*[(depth - 2) // 6] * 3, 0),
-            output_stride=4 * output_stride,  # timm counts the strides of an ImageNet stem
+            output_stride=4 * output_stride,  # timm's strides include those of an ImageNet stem
             stem_type="deep",  # for the 16 channels that follow it; the stem itself is replaced below
             stem_width=8,
             channels=(16, 32, 64, 64),
@@ -95,18 +96,18 @@ class CifarResNet(ResNet):
     def forward_intermediates(
         self, x: Tensor, indices: int | list[int] | None = None, *args: Any, **kwargs: Any
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """timm's: the last map and the maps of `indices`, or these alone; there are four levels."""
+        """As in timm: the last map and the maps at `indices`, or these alone; there are four levels."""
         return super().forward_intermediates(x, feature_take_indices(4, indices)[0], *args, **kwargs)
 
     def prune_intermediate_layers(self, indices: int | list[int] = 1, *args: Any, **kwargs: Any) -> list[int]:
-        """timm's: drop what the maps of `indices` do not need."""
+        """As in timm: remove modules that the maps at `indices` do not need."""
         taken, last = feature_take_indices(4, indices)
         super().prune_intermediate_layers([*taken, 4] if last == 3 else taken, *args, **kwargs)
         return taken
 
 
 def _exchange(net: Model, *, residual: bool) -> None:
-    """Exchange what timm makes for larger images: the stem, and the convs in shortcuts."""
+    """Replace timm's stem for larger images, and the convs in its shortcuts."""
     deep = net.conv1[0].weight
     net.conv1 = nn.Conv2d(deep.shape[1], 16, 3, padding=1, bias=False, device=deep.device, dtype=deep.dtype)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -121,7 +122,7 @@ def _exchange(net: Model, *, residual: bool) -> None:
 
 
 def resnet_cifar(name: str, depth: int, residual: bool = True, **kwargs: Any) -> CifarResNet:
-    """The net without edits, by timm's builder."""
+    """Build the net without edits with timm's builder."""
     return build_model_with_cfg(CifarResNet, name, depth=depth, residual=residual, **kwargs)
 
 

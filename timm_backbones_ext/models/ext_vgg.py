@@ -1,4 +1,4 @@
-"""VGG (https://arxiv.org/abs/1409.1556), the plain baseline, and its variant with branches."""
+"""VGG (https://arxiv.org/abs/1409.1556) and its variant with branches."""
 
 from typing import Any
 

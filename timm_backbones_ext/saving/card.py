@@ -41,7 +41,7 @@ def base_model(base: str, tag: str | None) -> tuple[str | None, str | None]:
 
 @dataclass(frozen=True)
 class DeltaFacts:
-    """What a card says of a difference."""
+    """Facts on a difference for the card."""
 
     base: Base
     size: int
@@ -64,15 +64,15 @@ def render_card(
 
     Args:
         found: The model and its names.
-        fields: Metadata that replaces what is worked out here.
+        fields: Metadata that replaces the metadata made here.
         metrics: Results on the first of `datasets`.
         section: Markdown after the usage.
         hashes: sha256 of the files beside it.
-        delta: Said of a difference.
+        delta: Facts on the difference; None for whole weights.
         repo: Hub id to show in the usage.
 
     Raises:
-        ValueError: The licence of the base forbids the one that is asked for, or metrics lack a data set.
+        ValueError: The licence of the base forbids the licence in `fields`, or metrics lack a data set.
     """
     of_tag, licence = base_model(found.base, found.tag)
     origin = delta.base.repo if delta else of_tag
@@ -148,7 +148,7 @@ def merge_cards(old: str, new: str) -> str:
 
 
 def _parts(text: str) -> tuple[str, str, str]:
-    """The user's text above the marks, the text between them, and the user's text below; all below without marks."""
+    """The user's text above the marks, the text between them, and the user's text below (all without marks)."""
     head, begin, rest = text.partition(BEGIN)
     generated, end, tail = rest.partition(END)
     if not (begin and end):
@@ -183,7 +183,7 @@ def _parsed(text: str) -> ModelCard:
 
 
 def _require_allowed(asked: str | None, licence: str | None, origin: str | None) -> None:
-    """Refuse another licence where that of the base forbids commercial use or asks to share alike."""
+    """Raise ValueError for another licence than the base's if that forbids commercial use or is share-alike."""
     bound = (licence or "").lower()
     if ("-nc" in bound or "-sa" in bound or bound.startswith("gpl")) and asked != licence:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Checks of a saved backbone: that its config and its weights make a model. Each builds the model once."""
+"""Check that the config and the weights of a saved backbone make a model. Each check builds the model once."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,11 +16,11 @@ __all__ = ["check_config", "check_weights"]
 
 
 def check_config(path: Path, place: str) -> None:
-    """Check that a config names a model that this version can build; the model is built once, without memory.
+    """Check that this version can build the model of a config; the model is built once, on the device `meta`.
 
     Raises:
-        HubError: The config is damaged, names an unknown architecture or arguments that it does not take, or
-            describes a model that is larger than any backbone.
+        HubError: The config is damaged, has an unknown architecture or unknown arguments, or describes a model that is
+            larger than any backbone.
     """
     read_config(path, place)
     with _named(path, place), bounded(place), torch.device("meta"):
@@ -28,10 +28,10 @@ def check_config(path: Path, place: str) -> None:
 
 
 def check_weights(folder: Path, place: str, cache_dir: Path | None = None) -> None:
-    """Check that the weights are the tensors of the model, by loading them once.
+    """Check that the weights fit the model, by loading them once.
 
     Raises:
-        HubError: They are not, or the file is damaged.
+        HubError: The weights do not fit, or the file is damaged.
     """
     with _named(folder / WEIGHTS, place), bounded(place):
         timm.create_model(f"local-dir:{folder}", pretrained=True, cache_dir=cache_dir)

@@ -22,17 +22,17 @@ WHOLE = "Save it whole: leave out delta"
 
 @dataclass(frozen=True)
 class Difference:
-    """What is saved of a model beside its base."""
+    """The part of a model that is saved if its base is on the Hub."""
 
     tensors: dict[str, Tensor]
     delta: Delta
 
 
 def with_own_name(found: Identity) -> Identity:
-    """The same model under a name of this package: timm alone would take the difference for the whole.
+    """The same model under a name of this package, since plain timm would load a difference as a whole model.
 
     Raises:
-        ValueError: There is no such name.
+        ValueError: The model's base has no `ext_` name.
     """
     if found.architecture in BUILT_IN:
         return found
@@ -53,8 +53,8 @@ def difference_of(found: Identity, state: dict[str, Tensor], base: str | None, t
         token: Access token for the base.
 
     Raises:
-        ValueError: There is no base, it is not the one that the weights came from, or it has nothing in common with
-            the model.
+        ValueError: The base is unknown, is not the file that the weights came from, or has no tensor in common with the
+            model.
         HubError: The base cannot be fetched.
     """
     known = found.weights_base
@@ -89,10 +89,10 @@ def _of_tag(found: Identity, token: str | bool | None) -> Base:
 
 
 def _looked_up(repo_id: str, token: str | bool | None) -> Base:
-    """The base that a repo holds now, or the base of the difference that it holds.
+    """The weights in a repo as a base; if they are a difference, its base.
 
     Raises:
-        HubError: It cannot be fetched, or has no safetensors file.
+        HubError: The repo cannot be read, or has no safetensors file.
     """
     repo = Repo(repo_id, token=token, endpoint=base_endpoint())
     try:
@@ -105,7 +105,7 @@ def _looked_up(repo_id: str, token: str | bool | None) -> Base:
 
 
 def _delta_in(repo: Repo) -> Delta | None:
-    """What the config of a repo says of a difference."""
+    """Read the entry for a difference from the config of a repo; None if the weights are whole."""
     if not repo.has(CONFIG):
         return None
     try:

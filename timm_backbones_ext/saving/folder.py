@@ -65,14 +65,14 @@ def save(
 
     Args:
         model: A timm model or an `ext_*` one; it is not changed. A `features_only` model is saved as the full model
-            without classifier. DDP, DataParallel and torch.compile are looked through. A model that is sharded over
-            ranks is saved by rank 0; every rank has to call.
-        folder: Made if it does not exist. All files appear, or none.
+            without classifier, and a model inside DDP, DataParallel or torch.compile as the inner model. Rank 0 saves a
+            model that is sharded over ranks; every rank must call this function.
+        folder: Folder to write to; made if it does not exist. Either all files appear or none.
         label_names: Names of the classes, one per output.
         card: Fields that replace those of the card's metadata: `license`, `datasets`, `language`, `tags`, ...
         metrics: Results on the first of the card's `datasets`: `{"accuracy": 0.97}`; they become its `model-index`.
         section: Markdown for the card, after its usage.
-        as_timm: Save a model without edits as the timm model that it is, for people without this package.
+        as_timm: Save a model without edits as a timm model, for people without this package.
         delta: Write only the tensors that are not bit-identical to those of the base, a checkpoint on the Hub that
             the config then names by commit and sha256. The model is loaded as one that was saved whole; the base is
             fetched once, for all that differ from it.
@@ -85,9 +85,9 @@ def save(
         The folder.
 
     Raises:
-        ValueError: The model cannot be created anew from names, the labels are not one per class, the licence of
-            the base does not allow the one that is asked for, or the base is not the one that the weights came from
-            or has no tensor in common with the model.
+        ValueError: No registered name creates the model, the labels are not one per class, the licence of the base
+            does not allow the licence in `card`, or the base is not the file that the weights came from or has no
+            tensor in common with the model.
         HubError: The base cannot be fetched.
         FileExistsError: The folder holds a saved model and `overwrite` is false.
         OSError: The folder cannot be written to.
@@ -110,7 +110,7 @@ def write_folder(
     overwrite: bool = False,
     **texts: Any,
 ) -> Path:
-    """Do what `save` does, for a model whose identity is known; `texts` are the arguments of `write_card`."""
+    """As `save`, for a model whose identity is known; `texts` are the arguments of `write_card`."""
     require_one_form(as_timm=as_timm, delta=delta, base=base)
     found = whole(found)
     found = as_plain_timm(found) if as_timm else with_own_name(found) if delta else found
@@ -132,10 +132,10 @@ def write_folder(
 
 
 def require_one_form(*, as_timm: bool, delta: bool, base: str | None) -> None:
-    """Refuse forms that exclude each other.
+    """Check that the options do not exclude each other.
 
     Raises:
-        ValueError: Both forms are asked for, or a base without a difference.
+        ValueError: Both `as_timm` and `delta` are true, or `base` is given without `delta`.
     """
     if as_timm and delta:
         raise ValueError("plain timm reads no differences: leave out delta, or the conversion to plain timm")
@@ -172,12 +172,12 @@ def card_texts(folder: Path) -> dict[str, Any]:
 
 
 def write_whole(source: Path, folder: Path, cache_dir: str | Path | None = None) -> Path:
-    """Write a saved model with all its tensors, whether they are in its folder or in its base.
+    """Write a copy of a saved model with all its tensors, also those that only its base has.
 
     Raises:
         FileExistsError: `folder` holds a saved model.
-        HubError: The base cannot be had.
-        WeightsError: Base and difference do not give what was saved.
+        HubError: The base cannot be fetched.
+        WeightsError: Base and difference do not give the tensors that were saved.
     """
     labels = json.loads((source / CONFIG).read_text(encoding="utf-8")).get("label_names")
     return write_folder(identify(load(source, cache_dir)), folder, label_names=labels, **card_texts(source))
@@ -215,7 +215,7 @@ def _metadata(found: Identity) -> dict[str, str]:
 
 def _config(found: Identity, labels: Sequence[str] | None, draft: Path, delta: Delta | None) -> dict[str, Any]:
     """timm's config of the model, with the edits to create it and a hint for machines without this package."""
-    shown = copy.copy(found.model)  # timm reads `_model_args` from the object; the caller's own is left alone
+    shown = copy.copy(found.model)  # timm reads `_model_args` from the object; the caller's object is not changed
     shown._model_args = dict(found.args)
     model_config: dict[str, Any] = {"label_names": list(labels)} if labels is not None else {}
     save_config_for_hf(shown, str(draft), model_config=model_config, data_config=normalisation(found.model))
@@ -235,7 +235,7 @@ def _config(found: Identity, labels: Sequence[str] | None, draft: Path, delta: D
 
 
 def normalisation(model: Model) -> dict[str, Any]:
-    """Mean and std, one per channel: 0 and 1 for channels that an edit added, else the average, as timm does."""
+    """Mean and std, one per channel: 0 and 1 for channels that an edit added, otherwise the average as in timm."""
     mean, std = model.pretrained_cfg["mean"], model.pretrained_cfg["std"]
     new = model.in_chans - len(mean)
     if new > 0 and any(isinstance(item, InChans) for item in parse_edits(getattr(model, "edits", ()))):

@@ -1,4 +1,4 @@
-"""What a model is: found once, then passed on to everything that saves, describes, checks or sends it."""
+"""The identity of a model: name, edits and arguments. It is found once and then passed on as one value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ..weights.delta import Base
 __all__ = ["Identity", "created_with", "identify"]
 
 RUNTIME = ("features_only", "out_indices", "feature_cls", "feature_cfg", "edits", "device", "dtype")
-"""Arguments of creation that say how a model is used, not what it is; edits are saved separately."""
+"""Arguments of `timm.create_model` that do not describe the model itself; edits are saved separately."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Identity:
     wrappers: tuple[str, ...]
     """Classes of the wrappers around it, outermost first."""
     architecture: str
-    """Name to create it by; this package or timm registers it."""
+    """Name for `timm.create_model`; this package or timm registers it."""
     base: str
     tag: str | None
     edits: tuple[str, ...]
@@ -37,15 +37,15 @@ class Identity:
     extra: tuple[str, ...]
     """The edits to pass as `edits=`."""
     args: Mapping[str, Any]
-    """timm's arguments of creation; a frozen batch norm is saved as the edit that it became."""
+    """Arguments of `timm.create_model`; a frozen batch norm is saved as an edit instead."""
     weights_base: Base | None
-    """The file of the Hub that its weights came from, if it was created with them by this package."""
+    """The Hub file of its weights, if this package created the model with pretrained weights."""
     sharded: bool
     """Whether tensors are spread over ranks, by FSDP or tensor parallelism."""
 
 
 def identify(model: Model) -> Identity:
-    """Find the name, the edits and the arguments by which a model can be created anew.
+    """Find the name, the edits and the arguments that create the model again.
 
     Args:
         model: A full timm model, or one inside DDP, DataParallel, torch.compile or a feature wrapper.
@@ -81,7 +81,7 @@ def _around(model: Model, full: Model) -> list[Model]:
 
 
 def created_with(model: Model) -> dict[str, Any]:
-    """timm's arguments by which a model was created, without those that say how it is used."""
+    """Arguments of `timm.create_model` for a model, without those in `RUNTIME`."""
     args = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in RUNTIME}
     return {key: value for key, value in args.items() if key != "norm_layer" or not is_runtime(value)}
 

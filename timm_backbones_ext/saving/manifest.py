@@ -22,9 +22,9 @@ class FileCheck:
     """How the files of a folder compare with its manifest."""
 
     changed: tuple[str, ...] = ()
-    """Lines that name a file which is not the one that was saved."""
+    """Sentences on files that differ from the saved ones."""
     notes: tuple[str, ...] = ()
-    """Lines that say what was not compared; a card may be edited, so a changed card is only a note."""
+    """Sentences on files that were not compared; an edited card is a note too, since cards may be edited."""
 
 
 def write_manifest(folder: Path) -> None:

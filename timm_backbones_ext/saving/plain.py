@@ -1,4 +1,4 @@
-"""Models in a form that can be saved: whole tensors on this machine, and stock timm's model where that is wanted."""
+"""Models in a form that can be saved: whole tensors on the CPU, and plain timm models."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ def tensors(model: Model) -> dict[str, Tensor]:
 
 
 def whole(found: Identity) -> Identity:
-    """The same model with whole tensors; a new one if it is sharded over ranks. Every rank has to call."""
+    """The same model with whole tensors; a copy if it is sharded over ranks. Every rank must call this function."""
     if not found.sharded:
         return found
     edits = {"edits": list(found.extra)} if found.extra else {}
@@ -39,10 +39,10 @@ def whole(found: Identity) -> Identity:
 
 
 def as_plain_timm(found: Identity) -> Identity:
-    """The model as stock timm makes it, for people without this package.
+    """The model as a plain timm model, for people without this package.
 
     Raises:
-        ValueError: It has edits that are not merged, other than `in_chans`, or timm lacks its architecture.
+        ValueError: The model has unmerged edits other than `in_chans`, or timm lacks its architecture.
     """
     if edits := [edit for edit in parse_edits(found.edits) if edit.name != "in_chans"]:
         mergeable = [str(edit) for edit in edits if edit.merges()]
@@ -57,7 +57,7 @@ def as_plain_timm(found: Identity) -> Identity:
 
 
 def _twin(found: Identity, name: str, **kwargs: Any) -> Model:
-    """A new model of another name with the same tensors."""
+    """A new model with another name and the same tensors."""
     model = found.model
     args: dict[str, Any] = {"in_chans": model.in_chans, **found.args, **kwargs, "num_classes": model.num_classes}
     if any(edit.startswith("in_chans") for edit in kwargs.get("edits", ())):

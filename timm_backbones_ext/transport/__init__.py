@@ -1,4 +1,4 @@
-"""Files from the Hub: one revision, whole, with the content that the Hub recorded; else an error says why not."""
+"""Files from the Hub: all from one commit, complete, and with the hash that the Hub recorded; otherwise an error."""
 
 from ..errors import HubError
 from .errors import TransportError, explained

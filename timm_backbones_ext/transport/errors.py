@@ -1,4 +1,4 @@
-"""Errors of the Hub client, turned into ones that say what to do."""
+"""Turn errors of the Hub client into errors that say what to do."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from ..errors import HubError
 __all__ = ["HubError", "TransportError", "UnreadableAnswer", "explained", "readable", "tried"]
 
 TransportError: Any = next(item for item in errors.HfHubHTTPError.__mro__ if item.__name__ == "HTTPError")
-"""What the client's HTTP library raises; which library that is depends on the client's version."""
+"""Base class of the errors of the client's HTTP library, which depends on the client's version."""
 
 
 class UnreadableAnswer(HubError):
-    """An answer of the server that is not what the Hub's interface promises."""
+    """The server's answer is not valid for the Hub's interface."""
 
 
 @contextmanager
 def readable() -> Generator[None]:
-    """Turn the errors of parsing an answer into an UnreadableAnswer: wrong types, missing keys, broken JSON."""
+    """Turn parsing errors (wrong types, missing keys, broken JSON) into an UnreadableAnswer."""
     try:
         yield
     except errors.HFValidationError:
@@ -64,7 +64,7 @@ MESSAGES: tuple[tuple[Any, Callable[[str, Any], str]], ...] = (
         ),
     ),
 )
-"""What to say of each error, the most specific first."""
+"""Error class -> its message, the most specific class first."""
 
 
 @contextmanager
@@ -87,5 +87,5 @@ def _of_xet(error: RuntimeError) -> bool:
 
 
 def tried(error: BaseException | None) -> str:
-    """What `persist` did before it gave up."""
+    """The end of a message: how often `persist` tried."""
     return f" ({error.tried})" if hasattr(error, "tried") else ""

@@ -1,5 +1,4 @@
-"""One file from a URL to a path: resumed where it broke off, also by another process, and kept only if its hash is
-right."""
+"""Download one file: an interrupted download is resumed, also by another process, and the hash is checked."""
 
 import errno
 import os
@@ -20,7 +19,7 @@ __all__ = ["Content", "fetch"]
 EXPIRED = (401, 403)
 """Statuses that mean an expired signed link; the Hub gives a new one."""
 BROKEN_LINKS = 2
-"""How many expired links are replaced before the refusal counts as an error."""
+"""Largest number of expired links that are replaced; one more is an error."""
 
 
 class Content:
@@ -46,14 +45,14 @@ class Content:
 
 
 def fetch(url: str, headers: dict[str, str], content: Content, target: Path, place: str) -> None:
-    """Download a file to `target`, which is written only when it is whole and has the right hash.
+    """Download a file to `target`, which is written only if the file is complete and has the right hash.
 
-    The part that has arrived is kept beside it as `.incomplete` for the next attempt or process. The caller holds the
-    lock of the file.
+    A partial file, `.incomplete`, is kept next to it for the next attempt or process. The caller holds the lock of the
+    file.
 
     Raises:
-        HubError: Another content arrived twice, or the disk is full.
-        HfHubHTTPError, TransportError: The Hub refuses, or the connection fails more often than patience allows.
+        HubError: The content had a wrong hash twice, or the disk is full.
+        HfHubHTTPError, TransportError: The Hub refuses, or all attempts to connect failed.
     """
     partial = target.with_name(f"{target.name}.incomplete")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +84,7 @@ def _require_space(partial: Path, content: Content, place: str) -> None:
 
 
 def _fill(partial: Path, url: str, headers: dict[str, str], content: Content) -> None:
-    """Append to the partial file until it has its size; failures are counted anew when it has never been so large."""
+    """Append to the partial file until it is complete; the count of failures restarts when it has grown."""
     failures, links, most = 0, 0, _size(partial)
     partial.touch()  # an empty file needs no request
     with tqdm(total=content.size, desc=content.name, unit="B", unit_scale=True, leave=False, name=__name__) as bar:
@@ -129,12 +128,12 @@ def _append(partial: Path, url: str, headers: dict[str, str], have: int, size: i
 
 
 def _from_storage(error: Any, url: str) -> bool:
-    """Whether a storage host refused, which the Hub redirected to, and not the Hub itself."""
+    """Whether the refusal came from the storage host to which the Hub redirected, not from the Hub."""
     return str(error.response.url).partition("?")[0] != url.partition("?")[0]
 
 
 def _kept(partial: Path, content: Content) -> str:
-    """The part of an error's message about the bytes that have arrived."""
+    """The end of an error message: how many bytes are in the partial file."""
     size = _size(partial)
     return f"; {size:,} of {content.size:,} bytes are here, and the next pull goes on from there" if size else ""
 

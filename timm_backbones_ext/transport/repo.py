@@ -36,13 +36,12 @@ class Repo:
     """A model repo at one commit; the Hub is asked for the commit once.
 
     Args:
-        repo_id: "owner/name"; "owner/name@revision" and "hf-hub:owner/name" as timm writes it are understood too.
+        repo_id: "owner/name", "owner/name@revision" or, as in timm, "hf-hub:owner/name".
         revision: Branch, tag or commit; `main` by default.
         token: Access token; that of `hf auth login` by default.
         cache_dir: Folder of the cache; huggingface_hub's by default.
-        pinned: sha256 of each file, if they are known beforehand. Then no other content is accepted, and files in the
-            cache need no request.
-        endpoint: Address of another Hub than that of HF_ENDPOINT; without a token it gets none.
+        pinned: sha256 of each file, if known. Then other content is an error, and files in the cache need no request.
+        endpoint: Address of another Hub than HF_ENDPOINT; the stored token is not sent there.
 
     Raises:
         HubError: The repo id is not valid.
@@ -60,7 +59,7 @@ class Repo:
     ) -> None:
         repo_id, _, marked = repo_id.removeprefix("hf-hub:").partition("@")
         self.id, self.revision, self.endpoint = repo_id, revision or marked or "main", endpoint
-        self.token = False if endpoint and token is None else token  # the token of one Hub is not shown to another
+        self.token = False if endpoint and token is None else token  # the token of one Hub is not sent to another
         self.place = f"{repo_id}@{self.revision}"
         with explained(repo_id):
             validate_repo_id(repo_id)
@@ -90,7 +89,7 @@ class Repo:
 
     @property
     def snapshot(self) -> Path:
-        """The folder of the commit's files; a file is there after `file` was called for it."""
+        """The folder of the commit's files; it contains a file after `file` was called for it."""
         return self.folder / "snapshots" / self.commit
 
     def contents(self) -> dict[str, Content]:
@@ -116,20 +115,20 @@ class Repo:
         """A file of the commit, checked against its hash; it is fetched if the cache lacks it or holds other content.
 
         Raises:
-            HubError: There is no such file, it cannot be fetched, or it is not what the Hub or the lock says.
+            HubError: The file does not exist, cannot be fetched, or differs from the hash of the Hub or of the lock.
         """
         with explained(self.place):
             path = self._cached(name) if self._commit else None
             path = path or self._fetched(name)
         expected = self.pinned.get(name)
-        if expected in (None, path.resolve().name):  # a blob of the cache was compared with its name just now
+        if expected in (None, path.resolve().name):  # `_cached` has just compared a blob with its name
             return path
         if (got := sha256_of(path)) != expected:
             raise HubError(f"{self.place}: {name} has sha256 {got}; locked is {expected}. Nothing was loaded")
         return path
 
     def _cached(self, name: str) -> Path | None:
-        """The file if the cache holds it undamaged; no request is made, since the cache names blobs by their hash."""
+        """The file if it is undamaged in the cache, else None; blobs are named by their hash, so no request is made."""
         path = self.snapshot / checked_name(name)
         if not path.is_file():
             return None
@@ -164,7 +163,7 @@ class Repo:
         return path
 
     def _look_up(self) -> None:
-        """Ask the Hub for commit and files; without a network, use the commit that was seen last."""
+        """Ask the Hub for commit and files; without a network, use the last known commit."""
         ref = self.folder / "refs" / self.revision
         known = self._commit or _seen_last(ref)
         try:
@@ -186,7 +185,7 @@ class Repo:
                 "A branch or tag may have the name of a commit; nothing was loaded"
             )
         if self._commit is None and known != came:
-            with contextlib.suppress(OSError):  # a cache that cannot be written to is read all the same
+            with contextlib.suppress(OSError):  # a read-only cache can still be read
                 ref.parent.mkdir(parents=True, exist_ok=True)
                 _replace(ref, came)
         self._commit = came
@@ -201,7 +200,7 @@ def listing(info: ModelInfo) -> tuple[str, dict[str, Content]]:
     """The commit, and the size and hash of each file, from the Hub's answer about a repo.
 
     Raises:
-        ValueError: The answer lacks them, or has something else in their place.
+        ValueError: An entry of the answer is missing or has a wrong type.
     """
     return _checked(info.sha, _COMMIT), {item.rfilename: _content(item) for item in info.siblings or ()}
 
@@ -215,15 +214,15 @@ def _seen_last(ref: Path) -> str | None:
 
 
 def _is_unreachable(cause: BaseException | None) -> bool:
-    """Whether there was no answer at all."""
+    """Whether the Hub gave no answer."""
     return isinstance(cause, (OfflineModeIsEnabled, TransportError)) and getattr(cause, "response", None) is None
 
 
 def checked_name(name: str) -> str:
-    """A file's name in a repo.
+    """The name of a file in a repo, checked.
 
     Raises:
-        HubError: The name would lead out of the cache.
+        HubError: The name is a path outside the repo's folder in the cache.
     """
     parts = name.split("/")
     if not name or "\\" in name or ":" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
@@ -240,7 +239,7 @@ def _content(sibling: Any) -> Content:
 
 
 def _checked(text: Any, pattern: re.Pattern[str]) -> str:
-    """A hash of the answer; it becomes part of a path."""
+    """Check a hash of the answer, since it becomes part of a path."""
     if not isinstance(text, str) or not pattern.fullmatch(text):
         raise ValueError(f"{text!r} where a hash belongs")
     return text

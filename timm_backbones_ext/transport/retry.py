@@ -1,4 +1,4 @@
-"""Patience with faults that pass: resets, timeouts, and answers that ask the client to come again."""
+"""Retry temporary failures: connection resets, timeouts, and answers that ask the client to try again."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ __all__ = ["PATIENCE", "Patience", "persist"]
 
 T = TypeVar("T")
 PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Statuses that a later attempt may not meet again."""
+"""Statuses of temporary failures."""
 SAY = logging.getLogger(__name__).info
-"""Says that the server does not answer; the command line shows it."""
+"""Logger of failed attempts; the command line shows its messages."""
 HOPELESS = ("LocalProtocolError", "TooManyRedirects", "UnsupportedProtocol")
-"""Transport errors that no later attempt can change."""
+"""Transport errors that are permanent."""
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
@@ -34,7 +34,7 @@ def _first_wait() -> float:
 
 @dataclass
 class Patience:
-    """How often and how long to try again; the wait doubles each time and half of it is random."""
+    """Number of attempts, and waits between them; the wait doubles each time and half of it is random."""
 
     attempts: int = 6
     first_wait: float = field(default_factory=_first_wait)
@@ -46,9 +46,9 @@ class Patience:
         """Wait, or re-raise the error if it is permanent or the attempts are used up.
 
         Args:
-            failures: Failures in a row so far.
-            error: The last of them.
-            what: What was tried and how far it came; the error says it.
+            failures: Number of failures in a row.
+            error: The last failure.
+            what: Text on the attempt and its progress, for the error message.
         """
         asked = passes(error)
         if asked is None:
@@ -68,7 +68,7 @@ PATIENCE = Patience()
 
 
 def passes(error: BaseException) -> float | None:
-    """Seconds that the server asks to wait, 0 if it does not say; None for a fault that does not pass by itself."""
+    """Seconds of the answer's `Retry-After`, 0 without one; None for a permanent failure."""
     response: Any = getattr(error, "response", None)
     if response is not None:
         if response.status_code not in PASSING:
@@ -79,10 +79,10 @@ def passes(error: BaseException) -> float | None:
 
 
 def persist(call: Callable[[], T], patience: Patience | None = None) -> T:
-    """Call until it succeeds, fails for good, or the attempts are used up; the last error says how often it was tried.
+    """Call a function until it succeeds, fails permanently, or attempts are used up; the error has their number.
 
     Raises:
-        UnreadableAnswer: The client cannot parse what the server answered.
+        UnreadableAnswer: The client cannot parse the server's answer.
     """
     patience, failures = patience or PATIENCE, 0
     while True:

@@ -1,1 +1,1 @@
-"""Weights: where they come from, what fits a model, and the files that hold them."""
+"""Weights: their sources and file formats, and how they are loaded into models."""

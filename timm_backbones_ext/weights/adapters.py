@@ -1,8 +1,8 @@
 """LoRA adapters in the format of PEFT as the edit `lora`, and back.
 
 https://huggingface.co/docs/peft/developer_guides/checkpoint: `adapter_model.safetensors` holds, for a layer NAME,
-`base_model.model.NAME.lora_A.weight` and `lora_B.weight`; by `adapter_config.json`, B A counts `lora_alpha / r` times.
-Here the factor is part of B.
+`base_model.model.NAME.lora_A.weight` and `lora_B.weight`. `adapter_config.json` scales B A by `lora_alpha / r`; here
+the factor is multiplied into B.
 """
 
 import json
@@ -29,9 +29,9 @@ PREFIX = "base_model.model."
 PARTS = {"lora_A": "down", "lora_B": "up"}
 """PEFT's names and ours."""
 NEUTRAL = ("lora", "frozen_bn", "split_norm_act", "static_pad")
-"""Edits beside which the model is timm's for PEFT."""
+"""Edits that an adapter may have besides `lora`, since they add no tensors to timm's model."""
 OTHERS = ("use_dora", "lora_bias", "fan_in_fan_out", "alpha_pattern", "rank_pattern", "use_qalora", "layer_replication")
-"""Entries of the config that mean another computation than W x + B A x."""
+"""Entries of the config that change the computation W x + B A x."""
 
 
 class _Adapter(NamedTuple):
@@ -46,14 +46,14 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
     """Load an adapter that PEFT has trained into a model, in place, as the edit `lora`.
 
     Args:
-        model: A full model with the base's weights; without the edit `lora`, or with it beside the same layers.
+        model: A full model with the base's weights; without the edit `lora`, or with `lora` on the same layers.
         folder: `adapter_model.safetensors` and `adapter_config.json`, as PEFT's `save_pretrained` writes them.
 
     Returns:
         The same model. The classifier is the adapter's, if it has one.
 
     Raises:
-        WeightsError: The adapter is damaged, of another kind than LoRA, or does not fit; the model is unchanged.
+        WeightsError: The adapter is damaged, is not a LoRA adapter, or does not fit; the model is unchanged.
         FileNotFoundError: The folder lacks one of the files.
     """
     adapter = _read(Path(folder), classifiers(model))
@@ -79,11 +79,12 @@ def load_adapter(model: Model, folder: str | Path) -> Model:
 def save_adapter(model: Model, folder: str | Path, *, classifier: bool = True, base: str | None = None) -> Path:
     """Write the edit `lora` of a model as an adapter that PEFT loads into timm's model.
 
-    PEFT's model computes the same if all other tensors are the base's: `freeze_base(model, norms=False)` keeps them.
+    PEFT's model computes the same if all other tensors equal the base's, as after training with
+    `freeze_base(model, norms=False)`.
 
     Args:
-        model: A full model with the edit `lora`, and no other that adds tensors.
-        folder: Made if it does not exist.
+        model: A full model with the edit `lora`, and no other edit that adds tensors.
+        folder: Folder to write to; made if it does not exist.
         classifier: Write the classifier too, which PEFT calls `modules_to_save`.
         base: Written as `base_model_name_or_path`.
 
@@ -91,7 +92,7 @@ def save_adapter(model: Model, folder: str | Path, *, classifier: bool = True, b
         The folder.
 
     Raises:
-        ValueError: The model has no edit `lora`, or more than PEFT can hold: other edits, dilated or grouped convs.
+        ValueError: The model has no edit `lora`, has edits that PEFT lacks, or has it on grouped or dilated convs.
     """
     edits = parse_edits(getattr(model, "edits", ()))
     if foreign := [str(item) for item in edits if item.name not in NEUTRAL]:
@@ -164,7 +165,7 @@ def _settings(path: Path) -> tuple[int, float]:
 
 
 def _edit_for(model: Model, adapter: _Adapter) -> Lora | None:
-    """The edit that puts branches beside the adapter's layers; None if the model has them."""
+    """The edit that adds branches to the adapter's layers; None if the model already has them."""
     if any(isinstance(item, Lora) for item in parse_edits(getattr(model, "edits", ()))):
         return None
     for kind in TARGETS:
@@ -174,7 +175,7 @@ def _edit_for(model: Model, adapter: _Adapter) -> Lora | None:
 
 
 def _require_fit(adapter: _Adapter, model: Model) -> None:
-    """Compare names and shapes with those of a model that has the branches."""
+    """Require that names and shapes are those of the branches and the classifier of a model."""
     expected = {name for name, layer in model.named_modules() if low_rank_of(layer) is not None}
     if differing := sorted(expected ^ adapter.layers.keys()):
         raise ValueError(f"the adapter's layers are not the model's: {', '.join(differing[:6])}")

@@ -1,4 +1,4 @@
-"""Which arguments a config.json may give to an architecture: those of the model's class, none of timm's builder."""
+"""The arguments that a config.json may pass to an architecture: those of the model's class, not of timm's builder."""
 
 import inspect
 import sys
@@ -14,7 +14,7 @@ OF_THE_BUILDER = {
     *inspect.signature(build_model_with_cfg).parameters,
     *("variant", "cfg", "device", "dtype", "features_only", "out_indices", "feature_cls", "pruned"),
 }
-"""Arguments that say where weights come from, how strictly they load and where the model is: the caller's choice."""
+"""Arguments for the caller only: the source of the weights, strictness of loading, and device."""
 OF_NORMS = {"bn_eps", "bn_momentum", "bn_tf"}
 """Arguments that timm's EfficientNets take out of `kwargs`."""
 
@@ -29,7 +29,7 @@ def allowed_arguments(architecture: str) -> set[str]:
 
 
 def _takers(module: str) -> Iterator[object]:
-    """The model classes of a module of timm, the configs that they take and the functions that build them."""
+    """The model classes of a timm module, their config classes, and the functions that build them."""
     for name, value in vars(sys.modules[module]).items():
         if inspect.isclass(value):
             if hasattr(value, "forward_features") or (is_dataclass(value) and name.endswith("Cfg")):
@@ -43,7 +43,7 @@ def _names(item: object) -> set[str]:
         return {field.name for field in fields(item)}
     classes = inspect.getmro(item) if inspect.isclass(item) else (item,)
     found: set[str] = set()
-    for part in classes:  # of an entry function, the one that it wraps
+    for part in classes:  # the function that an entry function wraps
         call = vars(part).get("__init__") if inspect.isclass(part) else part
         if inspect.isfunction(call):
             kinds = inspect.signature(call).parameters.values()

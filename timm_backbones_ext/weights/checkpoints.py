@@ -1,4 +1,4 @@
-"""Checkpoints of other projects into models of timm's families, and back.
+"""Load checkpoints of other projects into models of timm's families, and convert them back.
 
 A checkpoint is recognised from its keys and shapes, renamed by the table in `formats.py`, and loaded by the rule of the
 first k edits (`edits/lineage.py`): a key that is missing, unknown or misshaped is an error.
@@ -31,17 +31,17 @@ __all__ = ["Loaded", "convert", "load_checkpoint"]
 
 _logger = logging.getLogger(__name__)
 NEUTRAL = ("frozen_bn", "split_norm_act", "static_pad")
-"""Edits without tensors of their own: any format holds the model."""
+"""Edits that add no tensors, so that every format can hold the model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What `load_checkpoint` did."""
+    """The result of `load_checkpoint`."""
 
     source: str
     """The format of the checkpoint."""
     notes: tuple[str, ...] = ()
-    """What was taken off, filled in, left out or cast."""
+    """Sentences on prefixes that were removed, and tensors that were added, left out or cast."""
 
     def __str__(self) -> str:
         """One line."""
@@ -53,21 +53,22 @@ def load_checkpoint(
 ) -> Loaded:
     """Load a checkpoint of timm, torchvision, Meta, lukemelas or mmcv into a model, edited or not.
 
-    Weights that are not for commercial use, by their file's metadata, give a `LicenseWarning`, once per process.
+    If the metadata of the file state a licence that forbids commercial use, a `LicenseWarning` is given once per
+    process.
 
     Args:
         model: A full model of a known family, or a `features_only` one, which needs no classifier.
         checkpoint: A file (safetensors, or a pickle of tensors), `package:NAME`, or a state dict.
-        source: The format; recognised from keys and shapes by default.
-        head: False keeps the model's own classifier, whatever the checkpoint has.
+        source: The format; "auto" recognises it from keys and shapes.
+        head: If false, keep the model's own classifier and ignore that of the checkpoint.
 
     Returns:
-        The format, and what was taken off, filled in or cast.
+        The format, and notes on what was changed or left out.
 
     Raises:
         WeightsError: The checkpoint is damaged or of another model; the model is unchanged.
-        FileNotFoundError: There is no file.
-        ValueError: An unknown format.
+        FileNotFoundError: The file does not exist.
+        ValueError: The format is unknown.
     """
     opened = open_checkpoint(checkpoint)
     full = model.full_model() if hasattr(model, "full_model") else model
@@ -85,20 +86,20 @@ def load_checkpoint(
 
 
 def convert(checkpoint: Mapping[str, Any], *, source: str = "auto", target: str, arch: str) -> dict[str, Tensor]:
-    """Rename the tensors of a checkpoint; values change only where the two projects compute differently with them.
+    """Rename the tensors of a checkpoint; values change only where the two projects use them differently.
 
     Args:
         checkpoint: A state dict or training checkpoint.
-        source: Its format; recognised from keys and shapes by default.
-        target: The format wanted: "timm", "torchvision", "meta", "meta-detection", "meta-fcmae", "lukemelas", "mmcv".
+        source: Its format; "auto" recognises it from keys and shapes.
+        target: The new format: "timm", "torchvision", "meta", "meta-detection", "meta-fcmae", "lukemelas", "mmcv".
         arch: Name of the architecture in timm or here: `ext_resnet50_dcn` for a ResNet with deformable convs.
 
     Returns:
-        The state dict in the new names; tensors that the target has no name for are left out.
+        The state dict with the new names, without tensors for which the target has no name.
 
     Raises:
-        WeightsError: The state dict is not of this architecture, or the target cannot hold it.
-        ValueError: An unknown format or architecture.
+        WeightsError: The state dict is not of this architecture, or the target cannot hold its edits.
+        ValueError: The format or the architecture is unknown.
     """
     opened = open_checkpoint(checkpoint)
     with torch.device("meta"):
@@ -121,14 +122,14 @@ def _in_timms_names(opened: Opened, reading: Reading) -> dict[str, Tensor]:
 
 
 def _with_counters(tensors: dict[str, Tensor], reading: Reading) -> list[str]:
-    """Put in counts of batches that an old checkpoint lacks."""
+    """Add `num_batches_tracked` where an old checkpoint lacks it, in place; returns notes."""
     lacking = [e.ours for e in reading.entries.values() if e.ours.endswith(COUNTER) and e.ours not in tensors]
     tensors.update({key: torch.tensor(0) for key in lacking})
     return [f"{len(lacking)} counts of batches are missing and start at 0"] if lacking else []
 
 
 def _with_head(tensors: dict[str, Tensor], model: Model, *, keep_own: bool) -> list[str]:
-    """Leave out the classifier or put in the model's own, where that is asked for or the model has none."""
+    """Replace the checkpoint's classifier by the model's, or drop it if the model has none, in place; returns notes."""
     heads = classifiers(model)
     found = [key for key in tensors if key.startswith(heads)]
     own = {key: value for key, value in model.state_dict().items() if key.startswith(heads)}
@@ -158,7 +159,7 @@ def _require_classes(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
 
 
 def _require_fit(tensors: dict[str, Tensor], model: Model) -> None:
-    """The rule of the first k edits, tried without data so that a failure changes nothing."""
+    """Check the rule of the first k edits on the device `meta`, so that a failure changes nothing."""
     meta = {key: value.to("meta") for key, value in tensors.items()}
     expected, edits = model.state_dict(), getattr(model, "edits", ())
     try:
@@ -170,7 +171,7 @@ def _require_fit(tensors: dict[str, Tensor], model: Model) -> None:
 
 
 def _casts(tensors: Mapping[str, Tensor], model: Model) -> list[str]:
-    """What is said of tensors whose dtype is not the model's."""
+    """Notes on tensors whose dtype is not the model's."""
     own = model.state_dict()
     casts = {
         (value.dtype, own[key].dtype) for key, value in tensors.items() if key in own and value.is_floating_point()
@@ -183,7 +184,7 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def _require_same_padding(item: Format, model: Model) -> None:
-    """EfficientNets pad as TensorFlow does or as torch does; the keys are the same, the function is not."""
+    """Require that checkpoint and model pad alike: TensorFlow's and torch's padding have the same keys."""
     if item.same_padding is None or family_of(model).name != "efficientnet":
         return
     tensorflows = any(
@@ -199,7 +200,7 @@ def _require_same_padding(item: Format, model: Model) -> None:
 
 
 def _with_eps(item: Format, model: Model) -> list[str]:
-    """Give batch norms the epsilon that the weights were trained with; it is saved with the model's arguments."""
+    """Set the epsilon of batch norms to that of training, and record it in the model's arguments."""
     eps = item.eps_of(model.pretrained_cfg.get("architecture", ""))
     norms = [module for module in model.modules() if _is_batch_norm(module) and getattr(module, "eps", eps) != eps]
     if eps is None or not norms:

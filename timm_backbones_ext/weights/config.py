@@ -1,4 +1,4 @@
-"""The config.json of a saved backbone, read and checked before anything is built from it."""
+"""Read and check the config.json of a saved backbone before a model is built from it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -18,22 +18,23 @@ __all__ = ["LARGEST_CONFIG", "read_config"]
 LARGEST_CONFIG = 4_000_000
 """Bytes; a config with the names and descriptions of 21,843 classes has 2,500,000."""
 LARGEST = 100_000
-"""The largest number in a config: of classes."""
+"""The largest number in a config, such as a number of classes."""
 LARGEST_SUM = 10_000
 """The largest sum of a list of numbers, such as depths or widths."""
 LARGEST_ARGUMENT = 10_000
-"""The largest argument of a model: a width."""
+"""The largest argument of a model, such as a width."""
 LARGEST_SIDE = 2_048
 """Pixels of an image's side; tables of positions grow with its fourth power."""
 LARGEST_DEPTH, LARGEST_COUNT = 40, 10_000
-"""Lists inside lists, and lists and objects in all."""
+"""Depth of nested lists, and total number of lists and objects."""
 
 
 def read_config(path: Path, place: str) -> dict[str, Any]:
-    """Read a config that names a model which this version may know; nothing is built.
+    """Read and check a config without building its model.
 
     Raises:
-        HubError: It is damaged, names an unknown architecture, or has arguments or numbers that no backbone has.
+        HubError: The config is damaged, names an unknown architecture, or has arguments or numbers that no backbone
+            has.
     """
     if not path.is_file():
         raise HubError(f"{place} has no {path.name}, so it is not a timm model")
@@ -94,7 +95,7 @@ def _require_small(config: Mapping[str, Any]) -> None:
 
 
 def _require_classes(config: Mapping[str, Any]) -> None:
-    """Reject counts of classes that are not numbers, and labels that are not one per class."""
+    """Reject class counts that are not whole numbers from 0, and lists of labels of another length."""
     classes, labels = config.get("num_classes", 0), config.get("label_names")
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise ValueError(f"has num_classes {classes!r}; expected 0 or more")
@@ -103,7 +104,7 @@ def _require_classes(config: Mapping[str, Any]) -> None:
 
 
 def _require_known_arguments(config: Mapping[str, Any], architecture: str) -> None:
-    """Reject arguments that the model's class does not take, such as those that switch the strict loading off."""
+    """Reject arguments that the model's class does not take, such as one that switches off strict loading."""
     args, cfg = config.get("model_args", {}), config.get("pretrained_cfg", {})
     if not isinstance(args, dict) or not isinstance(cfg, dict):
         raise ValueError("does not fit any model: expected model_args and pretrained_cfg to be objects")
@@ -118,7 +119,7 @@ def _require_known_arguments(config: Mapping[str, Any], architecture: str) -> No
 
 
 def _require_own_name(config: Mapping[str, Any], architecture: str) -> None:
-    """Reject a difference under a name of timm's, whose loader would take it for the whole."""
+    """Reject a difference under one of timm's names: timm would load it as a whole model."""
     if delta_of(config) is not None and not architecture.startswith("ext_"):
         raise ValueError(f"is of a difference, and names {architecture}; expected a name that begins with ext_")
 

@@ -1,7 +1,7 @@
-"""A checkpoint as the difference to another one: only the tensors that are not bit-identical to the base's.
+"""A checkpoint as the difference to its base: only the tensors that are not bit-identical to the base's.
 
-`config.json` names the base and holds the digest of the whole. Tensors of the base that the whole lacks are named too,
-so that base, difference and names give the whole again, or an error.
+`config.json` names the base, the tensors of the base that the whole checkpoint lacks, and the digest of the whole. Base
+and difference together give the whole checkpoint again, or an error.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ __all__ = ["Base", "Delta", "assembled", "delta_of", "difference", "digest", "sa
 _COMMIT, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 _REPO, _FILE = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII), re.compile(r"[\w.-]+\.safetensors", re.ASCII)
 FORMAT = "timm"
-"""Whose names the tensors of a base have; another one is refused."""
+"""Format of the tensor names of a base; other formats raise an error."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,21 @@ class Base:
 
 @dataclass(frozen=True)
 class Delta:
-    """What a config says of a difference."""
+    """The entry of a config that describes a difference."""
 
     base: Base
     digest: str
-    """Of the whole, as `digest` gives it."""
+    """`digest` of the whole checkpoint."""
     without: tuple[str, ...] = ()
-    """Tensors of the base that the whole lacks, such as those of another classifier."""
+    """Names of the base's tensors that the whole checkpoint lacks, such as those of another classifier."""
 
     def as_config(self) -> dict[str, Any]:
-        """The entry of a config.json."""
+        """This object as the entry of a config.json."""
         return {**asdict(self), "without": list(self.without)}
 
 
 def delta_of(config: Mapping[str, Any]) -> Delta | None:
-    """What a config says of a difference; None if its weights are whole.
+    """Read the entry for a difference from a config; None if the weights are whole.
 
     Raises:
         ValueError: The entry is damaged, or of a newer version.
@@ -97,10 +97,10 @@ def _bytes(value: Tensor) -> Tensor:
 
 
 def difference(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a state dict that the base lacks or has otherwise, and the names that only the base has.
+    """The tensors of a state dict that differ from the base's or are new, and the names that only the base has.
 
     Raises:
-        ValueError: No tensor is the same.
+        ValueError: No tensor is bit-identical to the base's.
     """
     changed = {key: value for key, value in whole.items() if key not in base or not same_bits(value, base[key])}
     if len(changed) == len(whole):
@@ -109,10 +109,10 @@ def difference(whole: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple
 
 
 def assembled(changed: Mapping[str, Tensor], base: Mapping[str, Tensor], delta: Delta) -> dict[str, Tensor]:
-    """The whole state dict.
+    """The whole state dict from the difference and its base.
 
     Raises:
-        WeightsError: It is not the one that was saved.
+        WeightsError: The result is not the state dict that was saved.
     """
     whole = {key: value for key, value in base.items() if key not in delta.without} | dict(changed)
     if absent := [key for key in delta.without if key not in base]:

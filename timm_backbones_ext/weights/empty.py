@@ -1,4 +1,4 @@
-"""Models without memory, built without the initialisation that would be thrown away."""
+"""Build models on the device `meta` without running their initialisation."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,16 +9,16 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["WithoutValues"]
 
 FILLING = {f"{name}_" for name in ("clamp", "erfinv", "normal", "uniform")}
-"""In-place operators of initialisations that torch runs in Python on the device `meta`."""
+"""In-place operators of initialisations, which torch runs in Python on the device `meta`."""
 INITIALISING = {getattr(init, f"{name}_") for name in ("kaiming_normal", "kaiming_uniform", "normal", "uniform")}
-"""Functions that hand themselves to a mode as a whole."""
+"""Functions of `torch.nn.init` that reach a `TorchFunctionMode` as one call."""
 
 
 class WithoutValues(TorchFunctionMode):
-    """Within it, tensors on the device `meta` are not filled.
+    """A mode in which initialisations of tensors on the device `meta` do nothing.
 
-    They have no values, yet torch computes shapes and dtypes in Python for each step of an initialisation. For a
-    ConvNeXt-B that takes longer than all else of building it on `meta`.
+    Such tensors have no values, but torch computes shapes and dtypes in Python for each step of an initialisation. For
+    a ConvNeXt-B this takes longer than all other steps of building it on `meta`.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""The files of a saved backbone: their names, and safetensors files read and written."""
+"""The files of a saved backbone: their names, and functions to read and write safetensors files."""
 
 import json
 import mmap
@@ -41,25 +41,25 @@ CARD, SIGNATURE, MANIFEST = "README.md", "model.sig", "SHA256SUMS"
 PULLED = (WEIGHTS, CONFIG, FINGERPRINT)
 FILES = (*PULLED, CARD, MANIFEST)
 DETECTOR = ("detector.json", "detector.safetensors")
-"""What the folder of a trained detector has as well; they are pushed with its backbone."""
+"""Further files in the folder of a trained detector; they are pushed with its backbone."""
 EXPORTS = {
     "onnx": ("onnx/model.onnx",),
     "openvino": ("openvino/openvino_model.xml", "openvino/openvino_model.bin"),
 }
-"""Where files for other runtimes stand in a repo, by format: the Hub's usual names, which optimum writes and reads."""
+"""Paths in a repo of files for other runtimes, by format: the Hub's usual names, which optimum writes and reads."""
 EXPORTED = tuple(name for names in EXPORTS.values() for name in names)
 HINT = "needs_pip_install_timm-backbones-ext"
-"""Follows the architecture in a saved config: timm ignores it where the name is known and prints it where it is not."""
+"""Text after the architecture in a saved config. timm ignores it if it knows the name, and prints it if not."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-"""Of the tensors of a backbone: floats, and the counts of batch norms."""
+"""Dtypes of the tensors of a backbone: floats, and int64 for the batch counts of batch norms."""
 THREADS, SHARE, ALIGNMENT = min(4, os.cpu_count() or 1), 32 << 20, 64
-"""Threads that read a file, bytes that one of them reads at a time, and bytes to which tensors are aligned."""
+"""Number of threads that read a file, bytes that a thread reads at a time, and alignment of tensors in bytes."""
 LARGEST_HEADER = 10_000_000
 """Bytes; the header of a backbone with 1,000 tensors has 100,000."""
 
 
 def read_header(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as tensors without memory, on the device `meta`.
+    """The tensors of a safetensors file on the device `meta`; no data is read.
 
     Raises:
         WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
@@ -80,10 +80,10 @@ def read_header(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, read once into memory of their own.
+    """Read the tensors of a safetensors file into memory.
 
-    The safetensors library maps the file instead. Tensors then lie at addresses that no allocator gives, on which the
-    last bits of matrix products depend, and a file that is cut off later ends the process.
+    The safetensors library maps the file instead. Mapped tensors are not aligned, which changes the last bits of matrix
+    products; and the process crashes if the mapped file is truncated later.
 
     Raises:
         WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
@@ -152,9 +152,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def write_safetensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str]) -> None:
-    """Write tensors and metadata so that the same content gives the same bytes.
+    """Write tensors and metadata; the same content gives the same bytes.
 
-    The safetensors library writes the metadata in a new order each time; here it is sorted.
+    The safetensors library writes metadata in a random order; here it is sorted.
     """
     save_file(tensors, path, metadata=metadata)
     with Path(path).open("r+b") as file:

@@ -1,7 +1,7 @@
-"""Pretrained weights into a model: strict in every direction, without data being copied where that can be.
+"""Load pretrained weights into a model: missing, unknown and misshaped keys are errors; data is not copied if possible.
 
-A checkpoint fits by the rule of the first k edits (`edits/lineage.py`). A model that takes all its tensors from a file
-is built on the device `meta` and given them; they are read once and not copied.
+A checkpoint fits by the rule of the first k edits (`edits/lineage.py`). If all tensors come from a file, the model is
+built on the device `meta` and the tensors are assigned to it; they are read once and not copied.
 """
 
 import sys
@@ -24,7 +24,7 @@ Make = Callable[..., Model]
 
 
 class Recipe:
-    """How a model is made: timm's entry function for the base, and the edits."""
+    """Makes a model: timm's entry function for the base, then the edits."""
 
     def __init__(self, entry: Make, edits: tuple[Edit, ...]) -> None:
         self.entry, self.edits = entry, edits
@@ -37,7 +37,7 @@ class Recipe:
             return apply_edits(model, self.edits)
 
     def in_timms_names(self, state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
-        """The checkpoint after the base's own conversion, for weights published under other names."""
+        """The checkpoint after timm's `checkpoint_filter_fn` of the base, for weights published under other names."""
         module = vars(sys.modules[self.entry.__module__])
         convert = module.get("checkpoint_filter_fn") or module.get("_filter_fn")
         if convert is None:
@@ -52,11 +52,14 @@ def load_pretrained(
 
     Args:
         make: Makes the model; takes `device`, `num_classes` and `in_chans`.
-        recipe: Of the model.
+        recipe: The recipe of the model.
         state_dict: The checkpoint; its tensors become those of the model where dtype and device agree.
         cfg: timm's config of the checkpoint.
         asked: Arguments of the model; with `num_classes=0` the checkpoint may have any classifier or none.
-        device: Where the model is wanted; None for torch's default.
+        device: Device of the model; None for torch's default.
+
+    Returns:
+        The model.
 
     Raises:
         WeightsError: Keys are missing, unknown or misshaped; the message names them. Nothing was loaded.
@@ -75,7 +78,7 @@ def load_pretrained(
 def _copied(
     make: Make, recipe: Recipe, state_dict: dict[str, Tensor], cfg: dict[str, Any], held: dict[str, int], device: Any
 ) -> Model:
-    """The model as timm initialises it, with the tensors copied: for a new classifier."""
+    """The model with timm's initialisation, into which the tensors are copied; used for a new classifier."""
     model = make(device=device)
 
     def fit(state_dict: dict[str, Tensor], model: Model) -> dict[str, Tensor]:
@@ -87,7 +90,7 @@ def _copied(
 
 
 def _fitted(recipe: Recipe, model: Model, origin: Model, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint in the format of `origin`: base tensors bit-identical, tensors of missing edits the identity."""
+    """The checkpoint with the keys of `origin`: base tensors bit-identical, tensors of missing edits the identity."""
     state_dict = recipe.in_timms_names(state_dict, model)
     if model.pretrained_cfg.get("tag") == "fcmae":  # published without the norm of the head
         state_dict = {**{k: v for k, v in model.state_dict().items() if k.startswith("head.")}, **state_dict}
@@ -113,7 +116,7 @@ def _classifiers(model: Model) -> tuple[str, ...]:
 
 
 def _assigned(model: Model, state_dict: dict[str, Tensor], device: Any) -> bool:
-    """Let tensors be those of a model that has none, converted to its dtypes; whether none is missing then."""
+    """Assign tensors to a model on `meta`, converted to its dtypes; returns whether all tensors then have data."""
     if any(value.is_meta for value in state_dict.values()):
         return False
     wanted = model.state_dict()

@@ -1,9 +1,9 @@
-"""The names that other projects give to the tensors of timm's models: one table, read in both directions.
+"""The names of timm's tensors in other projects: one table for both directions.
 
-A pair says what a tensor or module is called in timm and elsewhere. `{s}` and `{b}` stand for the numbers of stage and
-block; on the right `{next}`, `{even}` and `{odd}` are s + 1, 2s and 2s + 1, `{flat}` counts blocks through all stages,
-and `{last}` is the number of stages plus one. What follows the left side stays. A name without a pair is the same in
-both. A third entry holds the two functions for tensors that are more than renamed.
+A pair has the name of a tensor or module in timm and its name in the other project. `{s}` and `{b}` are the numbers of
+stage and block; on the right `{next}`, `{even}` and `{odd}` are s + 1, 2s and 2s + 1, `{flat}` counts blocks through
+all stages, and `{last}` is the number of stages plus one. The rest of a key, after the left side, stays the same. A
+name without a pair is the same in both. A third entry has two functions for tensors whose values change.
 """
 
 import re
@@ -17,7 +17,7 @@ __all__ = ["FORMATS", "Format", "Name", "Pair", "Rules"]
 
 
 class Change(NamedTuple):
-    """What happens to values: out of timm's form into the other, and back with timm's tensor as the second argument."""
+    """Two functions on values: from timm's form to the other; and back, with timm's tensor as the second argument."""
 
     out: Callable[[Tensor], Tensor]
     back: Callable[[Tensor, Tensor], Tensor]
@@ -40,19 +40,19 @@ def _conv(kernel: Tensor, like: Tensor) -> Tensor:
     return whole.permute(2, 1, 0).reshape(like.shape).transpose(2, 3)
 
 
-MATRIX = Change(lambda value: value.flatten(1), _as_timm)  # a conv of the whole map as the linear layer that it is
+MATRIX = Change(lambda value: value.flatten(1), _as_timm)  # a conv over the whole map, stored as a linear layer
 COLUMN = Change(lambda value: value[:, None, None], _as_timm)
 ROW = Change(lambda value: value[None], _as_timm)
 PIXEL = Change(lambda value: value[None, None, None], _as_timm)
 KERNEL = Change(_kernel, _conv)
 HALVED = Change(lambda value: value * 2, lambda value, _: value / 2)
-"""mmcv's masks start at sigmoid(0) = 0.5 and ours at 2 * sigmoid(0) = 1, so ours go with half the weight."""
+"""mmcv's masks start at sigmoid(0) = 0.5 and ours at 2 * sigmoid(0) = 1, so our weights are half of mmcv's."""
 
 Pair: TypeAlias = tuple[str, str] | tuple[str, str, Change]
 
 
 class Name(NamedTuple):
-    """What another project calls a tensor; empty if it has none."""
+    """The name of a tensor in another project; empty if the project lacks the tensor."""
 
     text: str
     change: Change | None
@@ -64,10 +64,10 @@ class Rules:
 
     pairs: tuple[Pair, ...] = ()
     kinds: dict[str, str] = field(default_factory=dict)
-    """Children that tell kinds of modules apart, the first that is there: a pair may name `conv2:dcn`."""
+    """Names of children that tell kinds of modules apart; the first that exists counts. A pair may name `conv2:dcn`."""
 
     def names(self, keys: Collection[str]) -> dict[str, Name]:
-        """What the project calls each of timm's keys."""
+        """timm's key -> its name in the project."""
         kinds, depths = self._kinds(keys), _depths(keys)
         compiled = [(_pattern(pair[0]), pair[1], pair[2] if len(pair) > 2 else None) for pair in self.pairs]
         return {key: _name(_with_kinds(key, kinds), compiled, depths, key) for key in keys}
@@ -115,21 +115,21 @@ def _name(described: str, compiled: list[Any], depths: list[int], key: str) -> N
 
 @dataclass(frozen=True)
 class Format:
-    """How a project names the tensors of the models that it shares with timm, and what else sets its models apart."""
+    """A project's names for the tensors of models that timm has too, and other differences of its models."""
 
     name: str
     project: str
     rules: dict[str, Rules]
     """By family."""
     edits: tuple[str, ...] = ()
-    """Edits of ours whose tensors the project has as well."""
+    """Edits of this package whose tensors the project has too."""
     same_padding: bool | None = None
     """Whether its EfficientNets pad as TensorFlow does."""
     eps: tuple[tuple[str, float], ...] = ()
-    """Pattern of an architecture's name -> epsilon of its batch norms, where it may be another than timm's."""
+    """Pattern of an architecture's name -> epsilon of its batch norms, if it may differ from timm's."""
 
     def eps_of(self, architecture: str) -> float | None:
-        """Epsilon of the batch norms of an architecture; None if it is timm's."""
+        """Epsilon of the batch norms of an architecture; None if the table has none, so that timm's stays."""
         return next((eps for pattern, eps in self.eps if re.search(pattern, architecture)), None)
 
 
@@ -292,4 +292,4 @@ MMCV = Format(
 )
 
 FORMATS = {item.name: item for item in (TIMM, TORCHVISION, META, META_DETECTION, META_FCMAE, LUKEMELAS, MMCV)}
-"""The known formats, by name; a state dict that fits several is of the first."""
+"""The known formats, by name; if a state dict fits several, the first one counts."""

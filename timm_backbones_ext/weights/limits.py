@@ -1,7 +1,7 @@
-"""A bound on what building a model may cost, for configs from people that nobody knows.
+"""A limit on the size of a model while it is built, for configs from untrusted repos.
 
-torch calls a hook whenever a module, parameter or buffer is registered, so the bound holds for every architecture and
-whatever arguments lead to a large model.
+torch calls a hook for each module, parameter or buffer that is registered, so the limit holds for every architecture
+and all arguments.
 """
 
 import threading
@@ -21,19 +21,22 @@ from .files import CONFIG
 __all__ = ["bounded"]
 
 MODULES = 8_000
-"""resnetrs420 of timm 1.0.31 has 2,540, more than the other large models."""
+"""timm 1.0.31's resnetrs420 has 2,540, more than its other large models."""
 PARAMETERS = 20_000_000_000
 """vit_7b_patch16_dinov3 has 6.7e9."""
 BUFFERS = 250_000_000
-"""Numbers in buffers, which take memory without being in the file; beit_large_patch16_512 has 25,000,000."""
+"""Elements in buffers, which take memory but may not be in the file; beit_large_patch16_512 has 25,000,000."""
 
 
 @contextmanager
 def bounded(place: str) -> Generator[None]:
-    """Stop building a model that is larger than any backbone; `place` is where its config came from.
+    """Raise an error while a model is built if it is larger than any backbone.
+
+    Args:
+        place: Repo or folder of its config, for the message.
 
     Raises:
-        HubError: The model passes a limit; the message says which.
+        HubError: The model exceeds a limit; the message says which.
     """
     counts, builder = {"modules": 0, "parameters": 0, "numbers in buffers": 0}, threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""Files of weights opened without running code of theirs, and the wrappers around a state dict taken off."""
+"""Open files of weights without running code from them, and remove wrappers around a state dict."""
 
 import argparse
 import pickle
@@ -19,9 +19,9 @@ __all__ = ["Opened", "open_checkpoint"]
 ENTRIES = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Entries of a training checkpoint that hold the weights; averaged ones come first, as in timm."""
 PREFIXES = ("module.", "_orig_mod.", "model.")
-"""First parts of keys that a wrapper puts before all of them."""
+"""Prefixes that a wrapper adds to all keys."""
 INSIDE = ("backbone.", "encoder.")
-"""First parts of the keys of a backbone inside a larger model."""
+"""Prefixes of the keys of a backbone inside a larger model."""
 HARMLESS = [argparse.Namespace]
 """Classes beside tensors that a pickle may hold: timm's train.py keeps its arguments in each checkpoint."""
 
@@ -31,9 +31,9 @@ class Opened(NamedTuple):
 
     tensors: dict[str, Tensor]
     words: tuple[str, ...]
-    """What was taken off, and what was left out."""
+    """Sentences on what was removed or left out."""
     inside: bool
-    """Whether it was the backbone of a larger model, whose other tensors were left out."""
+    """Whether the state dict was the backbone of a larger model, whose other tensors were left out."""
 
 
 def open_checkpoint(source: str | Path | Mapping[str, Any]) -> Opened:
@@ -102,7 +102,7 @@ def _refused(path: Path, error: Exception) -> str:
 
 
 def _first(error: Exception) -> str:
-    """The line of torch's message that names the cause."""
+    """The line of torch's message that names the cause; otherwise the first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "WeightsUnpickler error" in line or "GLOBAL" in line]
     return " ".join((named or lines or [type(error).__name__])[:1])[:300]

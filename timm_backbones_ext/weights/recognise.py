@@ -1,4 +1,4 @@
-"""Which project a state dict is of, from its keys and shapes alone."""
+"""Recognise the project of a state dict from its keys and shapes."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from .formats import FORMATS, Change, Format, Rules
 __all__ = ["COUNTER", "HEAD_NORM", "Reading", "classifiers", "format_for", "recognise", "rules_for"]
 
 COUNTER = "num_batches_tracked"
-"""Last part of the keys that old checkpoints lack; nothing is computed with them."""
+"""Suffix of the keys that old checkpoints lack; the tensors do not affect outputs."""
 HEAD_NORM = "head.norm."
-"""First part of the keys of the norm before the classifier, which backbones of detectors lack."""
+"""Prefix of the keys of the norm before the classifier, which backbones of detectors lack."""
 State = Mapping[str, Tensor]
 
 
 class Entry(NamedTuple):
-    """What a tensor of a checkpoint is in timm's model."""
+    """A tensor of a checkpoint, with its name and form in timm's model."""
 
     ours: str
     like: Tensor
@@ -30,20 +30,20 @@ class Entry(NamedTuple):
     change: Change | None
 
     def back(self, value: Tensor) -> Tensor:
-        """A tensor of the checkpoint as timm's model has it."""
+        """Convert a tensor of the checkpoint to timm's form."""
         return self.change.back(value, self.like) if self.change else value
 
 
 class Reading(NamedTuple):
-    """A format tried on a state dict."""
+    """The result of reading a state dict in a format."""
 
     format: Format
     entries: dict[str, Entry]
-    """By the format's names."""
+    """Entries by the format's names."""
     problem: str
-    """How the state dict differs; empty if it does not."""
+    """Text on how the state dict differs from the format; empty if it fits."""
     distance: int
-    """By how many keys it differs."""
+    """Number of keys that differ."""
 
 
 def rules_for(item: Format, model: Model) -> Rules:
@@ -59,10 +59,10 @@ def rules_for(item: Format, model: Model) -> Rules:
 
 
 def format_for(name: str, model: Model) -> Format:
-    """The format of that name.
+    """The format with a name.
 
     Raises:
-        ValueError: It is not known.
+        ValueError: The format is unknown.
         WeightsError: The project has no such models.
     """
     if name not in FORMATS:
@@ -78,7 +78,7 @@ def classifiers(model: Model) -> tuple[str, ...]:
 
 
 def recognise(given: State, model: Model, source: str, *, inside: bool) -> Reading:
-    """The reading of a state dict that leaves nothing over; a classifier may have any classes, or be missing.
+    """Find the format in which all keys of a state dict fit; the classifier may have any classes, or be missing.
 
     Args:
         given: The state dict.
@@ -109,7 +109,7 @@ def recognise(given: State, model: Model, source: str, *, inside: bool) -> Readi
 
 
 def _of_deformable(given: State, heads: tuple[str, ...], *, inside: bool) -> str:
-    """Whose deformable convs these are: the keys are the same here and in mmcv, the weights are not."""
+    """The format of deformable convs, "timm" or "mmcv": both have the same keys but other weights."""
     if any(key.startswith(heads) for key in given):  # mmdet and mmseg have no classifier
         return "timm"
     if inside:
@@ -121,7 +121,7 @@ def _of_deformable(given: State, heads: tuple[str, ...], *, inside: bool) -> str
 
 
 def _states(model: Model) -> Iterator[dict[str, Tensor]]:
-    """State dicts without data: of the model, then of its base with the first k edits for every smaller k."""
+    """State dicts on `meta`: of the model, then of its base with the first k edits for every smaller k."""
     yield {key: value.to("meta") for key, value in model.state_dict().items()}
     if not getattr(model, "edits", ()):
         return

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from: a checked safetensors file from the Hub or a folder; never a pickle."""
+"""Sources of pretrained weights: a checked safetensors file from the Hub or a folder; never a pickle."""
 
 import copy
 import os
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Found(NamedTuple):
-    """Tensors, and the file of the Hub that they came from; of a difference its base."""
+    """Tensors, and the Hub file that they came from; for a difference, the file of its base."""
 
     tensors: dict[str, Tensor]
     base: Base | None = None
@@ -50,35 +50,35 @@ def no_safetensors(place: str) -> str:
 
 
 def safe_source(cfg: PretrainedCfg) -> dict[str, Any]:
-    """Entries of a pretrained config by which weights come as safetensors from its Hub repo, if it names one."""
+    """Config entries that make timm read the safetensors file of a Hub repo; empty if the config names no repo."""
     if not cfg.hf_hub_id:
         return {}
     return {"hf_hub_id": cfg.hf_hub_id, "hf_hub_filename": cfg.hf_hub_filename or WEIGHTS, "url": None}
 
 
 def from_folder(cfg: dict[str, Any]) -> str | None:
-    """The folder or repo whose config.json a model is made from; None if the model is made by name alone."""
+    """The folder or repo of the config.json from which a model is made; None for a model made by its name."""
     return {"hf-hub": cfg.get("hf_hub_id"), "local-dir": str(cfg.get("file"))}.get(cfg.get("source") or "")
 
 
 def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None) -> Found:
-    """The tensors that a resolved pretrained config names, read from a file where that can be.
+    """The tensors that a resolved pretrained config names.
 
-    Weights that are not for commercial use give a `LicenseWarning`, once per process and origin.
+    A licence that forbids commercial use gives a `LicenseWarning`, once per process and origin.
 
     Args:
         cfg: timm's config as a dict.
         cache_dir: Folder of the Hub's cache; huggingface_hub's by default.
 
     Raises:
-        WeightsError: The config names no weights, or there is no safetensors file, or it is damaged, or a difference
-            and its base do not give what was saved.
-        HubError: The weights cannot be fetched, are not what the Hub recorded, or the config is nonsense.
+        WeightsError: The config names no weights, there is no safetensors file, the file is damaged, or a difference
+            and its base do not give the tensors that were saved.
+        HubError: The weights cannot be fetched, differ from the hash that the Hub recorded, or the config is invalid.
     """
     kind, location = _resolved(cfg)
     warn_once(_origin(cfg), cfg.get("license"))
     if kind == "state_dict":
-        return Found(copy.deepcopy(location))  # the caller's tensors stay the caller's
+        return Found(copy.deepcopy(location))  # a copy, so that the caller's tensors do not change
     if kind == "hf-hub":
         return _from_hub(cfg, location, cache_dir)
     if kind == "local-dir":
@@ -94,12 +94,12 @@ def pretrained_tensors(cfg: dict[str, Any], cache_dir: str | Path | None = None)
 
 
 def _origin(cfg: dict[str, Any]) -> str:
-    """What a warning calls the weights: their repo, else the architecture with its tag."""
+    """The name of the weights in a warning: their repo, or else the architecture with its tag."""
     return str(cfg.get("hf_hub_id") or ".".join(filter(None, (cfg.get("architecture"), cfg.get("tag")))))
 
 
 def _resolved(cfg: dict[str, Any]) -> tuple[str, Any]:
-    """timm's words for where the weights are; its annotation leaves out state dicts."""
+    """timm's name for the kind of source, and the source; timm's annotation leaves out state dicts."""
     return resolve_pretrained_source(cfg)
 
 
@@ -112,7 +112,7 @@ def _read(file: Path, place: str) -> dict[str, Tensor]:
 
 
 def folder_delta(folder: Path, place: str) -> Delta | None:
-    """What the config in a folder says of a difference; None if the weights are whole.
+    """Read the entry for a difference from the config in a folder; None if the weights are whole.
 
     Raises:
         HubError: The config is damaged, or names a model that this version does not know.
@@ -123,11 +123,11 @@ def folder_delta(folder: Path, place: str) -> Delta | None:
 def whole_tensors(
     folder: Path, place: str, delta: Delta | None, *, cache_dir: str | Path | None = None
 ) -> dict[str, Tensor]:
-    """The tensors of a saved model; of a difference, those of its base with the changed ones in their places.
+    """All tensors of a saved model; for a difference, those of its base with the changed ones replaced.
 
     Raises:
         HubError: The base cannot be fetched, or is not the file that the config names.
-        WeightsError: A file is damaged, or the tensors together are not those that were saved.
+        WeightsError: A file is damaged, or the result is not what was saved.
     """
     changed = _read(folder / WEIGHTS, place)
     if delta is None:
@@ -140,15 +140,15 @@ def whole_tensors(
 
 
 def base_endpoint() -> str | None:
-    """Address of the Hub that holds the bases, if the user says that it is another one; a config cannot say it."""
+    """Address of another Hub for bases, if the user has set one; a config cannot set it."""
     return os.environ.get("TIMM_BACKBONES_EXT_BASE_ENDPOINT") or None
 
 
 def base_file(base: Base, place: str, *, cache_dir: str | Path | None = None, token: str | bool | None = None) -> Path:
-    """The file of a base, from the cache or the Hub, with the hash that is recorded.
+    """The file of a base, from the cache or the Hub, with the recorded hash.
 
     Raises:
-        HubError: It cannot be fetched, or is another one; the message names `place`, which needs it, and the base.
+        HubError: The file cannot be fetched, or is another one; the message names the base and `place`, which needs it.
     """
     try:
         where: Any = {"token": token, "cache_dir": cache_dir, "endpoint": base_endpoint()}
@@ -175,7 +175,7 @@ def _from_hub(cfg: dict[str, Any], location: Any, cache_dir: str | Path | None) 
     """The tensors of a repo, fetched and checked."""
     hub_id, filename = location if isinstance(location, tuple) else (location, WEIGHTS)
     repo_id, _, revision = str(hub_id).partition("@")
-    own = cfg.get("source") == "hf-hub"  # then timm has just read the config of the same repo
+    own = cfg.get("source") == "hf-hub"  # timm has just read the config of the same repo
     repo = _where_config_came_from(repo_id, revision, cache_dir) if own else Repo(hub_id, cache_dir=cache_dir)
     if not repo.has(filename):
         raise WeightsError(no_safetensors(repo.place))
@@ -187,13 +187,13 @@ def _from_hub(cfg: dict[str, Any], location: Any, cache_dir: str | Path | None) 
 
 
 def _sha256(file: Path) -> str:
-    """The hash of a file of the cache, which names large ones by it."""
+    """The sha256 of a file of the cache; the names of large blobs are their sha256."""
     name = file.resolve().name
     return name if len(name) == 64 else sha256_of(file)
 
 
 def _where_config_came_from(repo_id: str, revision: str, cache_dir: str | Path | None) -> Repo:
-    """The repo at the commit whose config timm has read, so that weights and config belong together."""
+    """The repo at the commit whose config timm has read, so that weights and config are from one commit."""
     read = try_to_load_from_cache(repo_id, CONFIG, cache_dir=cache_dir, revision=revision or None)
     if not isinstance(read, str):
         return Repo(repo_id, revision or None, cache_dir=cache_dir)

@@ -102,7 +102,7 @@ class CocoFolder(Dataset[Sample]):
             record = self.records[(index + step) % len(self)]
             try:
                 image = self._open(record)
-            except (OSError, SyntaxError, ValueError) as error:  # all of which Pillow raises for damaged files
+            except (OSError, SyntaxError, ValueError) as error:  # Pillow raises each of these for damaged files
                 unreadable.append(f"{record.file} ({error})")
                 continue
             size = (record.height, record.width)

@@ -82,7 +82,7 @@ def _write_split(root: Path, split: str, data: Digits, random: np.random.Generat
     content = {"info": about, "images": images, "annotations": annotations, "categories": categories}
     draft = root / "annotations" / f".{split}.draft"
     draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(root / "annotations" / f"instances_{split}.json")  # last: it says that the images are there
+    draft.replace(root / "annotations" / f"instances_{split}.json")  # written last: it marks that all images exist
 
 
 def _scene(data: Digits, side: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Any]]]:

@@ -14,7 +14,7 @@ class Settings:
     data: str
     """"digits", "digits:SCENES", or "coco:ROOT"."""
     levels: str
-    """Of the pyramid: "P3-P7"."""
+    """First and last P-level of the pyramid: "P3-P7"."""
     out_channels: int
     """Of the pyramid."""
     num_convs: int
@@ -39,7 +39,7 @@ class Settings:
     freeze_at: int = 0
     """Freeze the backbone up to the maps of stride `2**freeze_at`."""
     sync_bn: bool = False
-    """Batch norms use the statistics of all processes."""
+    """Synchronise batch norms over all processes."""
     weight_decay: float = 0.05
     layer_decay: float | None = None
     """Factor on the learning rate for each layer of the backbone, from its end to the image."""
@@ -66,7 +66,7 @@ def settings_for(data: str, **changes: Any) -> Settings:
     """The settings for a kind of data, with changes.
 
     Raises:
-        ValueError: The data is of no known kind, or a number is out of range.
+        ValueError: The kind of data is unknown, or a number is out of range.
     """
     if not re.fullmatch(r"digits(:[1-9]\d*)?|coco:.+", data):
         raise ValueError(f"data: expected digits, digits:SCENES or coco:ROOT; got {data!r}")

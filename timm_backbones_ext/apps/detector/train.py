@@ -60,10 +60,10 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
     `accelerate launch` and `torchrun` start several processes; each must call this function.
 
     Args:
-        settings: Of the run.
-        output: Its folder.
-        resume: Go on from the last checkpoint; begin if there is none. Only `epochs` may differ, and only grow: the
-            learning rate then follows the longer cosine.
+        settings: Settings of the run.
+        output: Folder of the run.
+        resume: Resume from the last checkpoint, or start if there is none. Only `epochs` may differ, and may only
+            grow; the learning rate then follows the longer cosine.
 
     Returns:
         On the main process, the content of report.json: figures of the best detector, epochs, steps and seconds.
@@ -97,7 +97,7 @@ def train(settings: Settings, output: str | Path, *, resume: bool = False) -> di
 
 
 def _require_same(settings: Settings, file: Path, resume: bool) -> None:
-    """Require that the run in a folder is resumed, with the settings that it began with or more epochs."""
+    """Raise an error if the folder holds a run, unless it is resumed with the same settings or more epochs."""
     if not resume:
         raise FileExistsError(f"{file.parent} holds a run already; resume it, or choose another folder")
     now, held = asdict(settings), json.loads(file.read_text(encoding="utf-8"))
