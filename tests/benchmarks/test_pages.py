@@ -39,6 +39,13 @@ def test_every_variant_has_its_row() -> None:
     assert [name for name in BUILT_IN if f"| `{name}` |" not in text] == []
 
 
+def test_every_environment_variable_of_the_package_is_explained() -> None:
+    files = [*ROOT.glob("timm_backbones_ext/**/*.py"), ROOT / "_timm_backbones_ext_autoload.py"]
+    read = {name for file in files for name in re.findall(r"TIMM_BACKBONES_EXT_\w+", file.read_text(encoding="utf-8"))}
+    text = (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8")
+    assert {name for name in read if f"`{name}`" not in text} == set()
+
+
 def test_numbers_of_a_paragraph_that_cites_a_json_stand_in_it() -> None:
     wrong = [
         f"{page.relative_to(ROOT)}: {number} is not in benchmarks/{', '.join(cited)}.json"

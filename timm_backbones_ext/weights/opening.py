@@ -1,5 +1,6 @@
 """Open files of weights without running code from them, and remove wrappers around a state dict."""
 
+import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes that a wrapper adds to all keys."""
 INSIDE = ("backbone.", "encoder.")
 """Prefixes of the keys of a backbone inside a larger model."""
+HARMLESS = [argparse.Namespace]
+"""Classes beside tensors that a pickle may hold: timm's train.py keeps its arguments in each checkpoint."""
 
 
 class Opened(NamedTuple):
@@ -78,7 +81,8 @@ def _read(source: str | Path) -> Any:
         read_header(path)
         return load_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(HARMLESS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, error)) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
