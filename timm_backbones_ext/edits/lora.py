@@ -45,7 +45,7 @@ class Lora(Edit):
                 f"lora: targets must be one of {', '.join(TARGETS)} or names of layers; got {self.targets!r}"
             )
         if named and self.stages is not None:
-            raise ValueError("lora: stages cannot be combined with names of layers in targets; leave out one of them")
+            raise ValueError("lora: stages cannot be combined with names of layers in targets; leave one of them out")
 
     def apply(self, model: Model) -> None:
         """Add a branch to every target layer."""
