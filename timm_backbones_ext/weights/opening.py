@@ -22,7 +22,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes that a wrapper adds to all keys."""
 INSIDE = ("backbone.", "encoder.")
 """Prefixes of the keys of a backbone inside a larger model."""
-HARMLESS = [argparse.Namespace]
+HARMLESS: list[Any] = [argparse.Namespace]
 """Classes beside tensors that a pickle may hold: timm's train.py keeps its arguments in each checkpoint."""
 
 
