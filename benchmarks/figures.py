@@ -37,7 +37,9 @@ class Text:
     """Whether it takes tens of seconds."""
 
     def made(self) -> str:
-        """The text that the JSON gives."""
+        """The text that the JSON gives; none before it was measured."""
+        if not all((ROOT / source).is_file() for source in self.sources):
+            return ""
         results = [json.loads((ROOT / source).read_text(encoding="utf-8")) for source in self.sources]
         return getattr(_module(self.benchmark), self.make)(*results).strip()
 

@@ -167,7 +167,7 @@ def test_width_of_a_grn_is_refused() -> None:
     plan = family_of(model).growth(model, model)
     assert {space.writes for space in plan.widths.values() if space.writes.startswith("grn of")}
     grower = _Grower(model, model, plan)
-    with pytest.raises(ValueError, match="GRN divides by a mean over the width of its MLP"):
+    with pytest.raises(ValueError, match="GRN divides by a mean over the channels of its MLP"):
         grower._copied("grn of stages.0.blocks.0", 160, 200)
 
 

@@ -1,6 +1,8 @@
 """export: files that other programs read, with the facts of the model, checked before they appear."""
 
 import json
+import resource
+import signal
 import zipfile
 from pathlib import Path
 
@@ -86,6 +88,22 @@ def test_an_operator_without_mapping_is_named(suffix: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_an_error_of_the_system_and_leaves_no_file(tmp_path: Path, deployed) -> None:
+    model, net = maps_model(), tbx.deploy.load(deployed("ncnn"))
+    old, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    try:
+        for suffix in SUFFIXES:
+            with pytest.raises(OSError, match=r"too large|cannot write to"):
+                tbx.export(model, tmp_path / f"net.{suffix}", EXAMPLE)
+        with pytest.raises(OSError, match="too large"):
+            net.save(tmp_path / "net")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not any(tmp_path.iterdir())
+
+
 def test_wrong_arguments_are_errors(tmp_path: Path) -> None:
     model = maps_model()
     with pytest.raises(ValueError, match=r"ends in \.onnx, \.pt2, \.xml, \.param; got 'net\.tflite'"):

@@ -1,5 +1,6 @@
 """Files for other runtimes: ONNX, OpenVINO IR, ncnn and torch.export's own, each by its own well-kept exporter."""
 
+import io
 import json
 import re
 import subprocess
@@ -105,7 +106,9 @@ def _dynamic_shapes(example: Example) -> Any:
 
 def _pt2(plain: Plain, example: Example, path: Path, facts: dict[str, Any], opset: int) -> None:
     program = torch.export.export(plain.graph, (example.batch(),), dynamic_shapes=_dynamic_shapes(example))
-    torch.export.save(program, f"{path}.pt2", extra_files={"facts.json": json.dumps(facts)})
+    content = io.BytesIO()  # torch aborts the process if it runs out of space while it writes a file
+    torch.export.save(program, content, extra_files={"facts.json": json.dumps(facts)})
+    Path(f"{path}.pt2").write_bytes(content.getbuffer())
 
 
 def _openvino(plain: Plain, example: Example, path: Path, facts: dict[str, Any], opset: int) -> None:
@@ -118,7 +121,12 @@ def _openvino(plain: Plain, example: Example, path: Path, facts: dict[str, Any],
         output.set_names({name})
     for key, value in facts.items():
         model.set_rt_info(_text(value), ["timm_backbones_ext", key])
-    openvino.save_model(model, f"{path}.xml", compress_to_fp16=False)
+    try:
+        openvino.save_model(model, f"{path}.xml", compress_to_fp16=False)
+    except RuntimeError as error:  # of C++ streams, which do not say why
+        raise OSError(
+            f"OpenVINO cannot write to {path.parent} ({error}); free space, or choose another folder"
+        ) from error
 
 
 def _ncnn(plain: Plain, example: Example, path: Path, facts: dict[str, Any], opset: int) -> None:
@@ -129,7 +137,9 @@ def _ncnn(plain: Plain, example: Example, path: Path, facts: dict[str, Any], ops
     image, other = example.image[:1], example.other()[:1]
     with tempfile.TemporaryDirectory() as scratch:
         traced = Path(scratch, "model.pt")
-        torch.jit.trace(graph, image, check_trace=False).save(traced)
+        content = io.BytesIO()  # as for a .pt2
+        torch.jit.save(torch.jit.trace(graph, image, check_trace=False), content)
+        traced.write_bytes(content.getbuffer())
         files = {"ncnnparam": f"{path}.ncnn.param", "ncnnbin": f"{path}.ncnn.bin", "fp16": 0}
         shapes = {"inputshape": _shape(image), **({"inputshape2": _shape(other)} if example.dynamic else {})}
         command = [pnnx.EXEC_PATH, str(traced), *(f"{key}={value}" for key, value in {**shapes, **files}.items())]

@@ -81,7 +81,7 @@ def _read(source: str | Path) -> Any:
         read_header(path)
         return load_file(path)
     try:
-        with torch.serialization.safe_globals(HARMLESS):
+        with torch.serialization.safe_globals([*HARMLESS]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(_refused(path, error)) from error
