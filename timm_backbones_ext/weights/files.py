@@ -1,13 +1,9 @@
 """The files of a saved backbone: their names, and functions to read and write safetensors files."""
 
 import json
-import mmap
 import os
 import struct
-from collections import ChainMap
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -52,8 +48,8 @@ HINT = "needs_pip_install_timm-backbones-ext"
 """Text after the architecture in a saved config. timm ignores it if it knows the name, and prints it if not."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
 """Dtypes of the tensors of a backbone: floats, and int64 for the batch counts of batch norms."""
-THREADS, SHARE, ALIGNMENT = min(4, os.cpu_count() or 1), 32 << 20, 64
-"""Number of threads that read a file, bytes that a thread reads at a time, and alignment of tensors in bytes."""
+THREADS, SHARE = min(4, os.cpu_count() or 1), 32 << 20
+"""Largest number of threads that read a file, and the bytes for each thread."""
 LARGEST_HEADER = 10_000_000
 """Bytes; the header of a backbone with 1,000 tensors has 100,000."""
 
@@ -88,58 +84,22 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is damaged, or holds tensors of a type that no backbone has.
     """
-    likes = read_header(path)
+    tensors = {key: torch.empty(value.shape, dtype=value.dtype) for key, value in read_header(path).items()}
     with Path(path).open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(size))
 
-    def read(keys: list[str]) -> dict[str, Tensor]:
-        places = list(accumulate((_room(likes[key]) for key in keys), initial=0))
-        memory, tensors = _memory(places[-1]), {}
+    def read(keys: list[str]) -> None:
         with Path(path).open("rb", buffering=0) as file:
-            for key, place in zip(keys, places):
-                tensors[key] = _at(memory, place, likes[key])
+            for key in keys:
                 file.seek(8 + size + header[key]["data_offsets"][0])
-                if file.readinto(memoryview(memory)[place : place + likes[key].nbytes]) != likes[key].nbytes:
+                if file.readinto(memoryview(tensors[key].reshape(-1).view(torch.uint8).numpy())) != tensors[key].nbytes:
                     raise WeightsError(f"{Path(path).name} is damaged: it ends inside {key}")
-        return tensors
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(ChainMap(*pool.map(read, _shares(likes))))
-    return {key: found[key] for key in likes}
-
-
-def _room(tensor: Tensor) -> int:
-    """Bytes of a tensor, up to the next address that an allocator of torch would give."""
-    return -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
-
-
-def _shares(tensors: dict[str, Tensor]) -> list[list[str]]:
-    """Keys of tensors that are read together, and that free their memory together."""
-    shares, room = [[]], 0
-    for key, tensor in tensors.items():
-        if room and room + tensor.nbytes > SHARE:
-            shares, room = [*shares, []], 0
-        shares[-1].append(key)
-        room += _room(tensor)
-    return shares
-
-
-def _memory(size: int) -> mmap.mmap:
-    """Memory of so many bytes, in huge pages where Linux has them: to touch small ones takes longer than to read."""
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-    memory = mmap.mmap(-1, max(size, 1), **private)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memory
-
-
-def _at(memory: mmap.mmap, place: int, like: Tensor) -> Tensor:
-    """A tensor that lies at some place of the memory, which lives as long as it."""
-    if not like.numel():
-        return torch.empty(like.shape, dtype=like.dtype)
-    return torch.frombuffer(memory, dtype=like.dtype, count=like.numel(), offset=place).view(like.shape)
+    threads = min(THREADS, 1 + Path(path).stat().st_size // SHARE)
+    with ThreadPoolExecutor(threads) as pool:  # the first access to new memory takes longer than the copy
+        list(pool.map(read, [list(tensors)[index::threads] for index in range(threads)]))
+    return tensors
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
