@@ -265,3 +265,14 @@ def test_winograds_way_is_measured_once_for_sizes_of_an_order() -> None:
         fused(torch.randn(1, 3, side, side))
     assert all(len(conv.faster) == 2 for conv in convs)
     assert not [m for m in tbx.fuse(model, winograd=False).modules() if isinstance(m, winograd.WinogradConv2d)]
+
+
+def test_weights_are_packed_for_each_order_of_size_and_the_last_three_are_kept() -> None:
+    model = testing.trained("ext_test_resnet", num_classes=10)
+    fused = tbx.fuse(model)
+    first = next(module for module in fused.modules() if isinstance(module, fused_layers.FusedConv2d))
+    for side in (32, 64, 128, 256, 64):
+        assert errors(model, fused, 1, side, side)[0] <= 1e-5
+    assert [size.bit_length() for size in (32 * 32, 64 * 64, 128 * 128, 256 * 256)] == [11, 13, 15, 17]
+    assert list(first.packings) == [13, 15, 17]
+    assert copy.deepcopy(first).packings is None

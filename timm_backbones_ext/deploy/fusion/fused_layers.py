@@ -19,33 +19,50 @@ __all__ = ["FusedConv2d", "FusedConvNeXtBlock", "GatedConv2d", "Packed"]
 CHUNK = 2**20
 """Bytes of the hidden layer of an MLP that are computed at a time: about the size of a core's second cache."""
 
+KEPT = 3
+"""Orders of size that a layer keeps packed weights for; oneDNN's layout for one size is slow for others."""
+
 
 class Packed(nn.Module):
-    """A layer whose weights are packed for the first map that comes; copies, moves and loads pack them anew."""
+    """A layer whose weights are packed for the maps that come; copies, moves and loads pack them anew."""
 
     packed: Any = None
+    """For the map that came last."""
+    packings: Any = None
+    """By order of size."""
 
     def pack(self, x: Tensor) -> Any:
         """The packed weights, best for maps like `x`, right for all."""
         raise NotImplementedError
 
+    def order(self, x: Tensor) -> int:
+        """The order of a map's size; maps of one order share packed weights."""
+        return 0
+
     def ready(self, x: Tensor) -> bool:
-        """Whether the fused operators take `x`; the weights are packed then."""
+        """Whether the fused operators take `x`; `packed` is for it then."""
         if x.dtype is not torch.float32 or x.device.type != "cpu" or x.requires_grad:
             return False
-        if self.packed is None:
-            self.packed = self.pack(x)
+        order, self.packings = self.order(x), self.packings or {}
+        if order not in self.packings:
+            self.packings = dict(list(self.packings.items())[1 - KEPT :])
+            self.packings[order] = self.pack(x)
+        self.packed = self.packings[order]
         return True
 
+    def unpack(self) -> None:
+        """Forget the packed weights."""
+        self.packed = self.packings = None
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "packed": None}
+        return {**self.__dict__, "packed": None, "packings": None}
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Packed":
-        self.packed = None
+        self.unpack()
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any) -> None:  # ty: ignore[incompatible-method-override]
-        self.packed = None
+        self.unpack()
         super()._load_from_state_dict(*args)
 
 
@@ -73,6 +90,10 @@ class FusedConv2d(Packed):
             raise ValueError(f"oneDNN has no {type(activation).__name__}")
         self.activation: Activation = found
         self.act = activation
+
+    def order(self, x: Tensor) -> int:
+        """The power of two above the number of pixels."""
+        return (x.shape[2] * x.shape[3]).bit_length()
 
     def pack(self, x: Tensor) -> Any:
         """The weight, packed."""

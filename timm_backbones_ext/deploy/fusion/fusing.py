@@ -162,7 +162,7 @@ def _made(model: Model, weight: Tensor, tile: int | None) -> "Fused":
         conv.always = False
     for module in traced.graph.modules():
         if isinstance(module, Packed):
-            module.packed = None  # packed anew for the user's first image
+            module.unpack()  # the check's image is small
     report = _report(traced, folded, rewritten, left | stay, error, WAYS[tile])
     return Fused(
         traced.graph.to(weight.device), model, out, report, EXACT if exact > EXACT else max(TOLERANCE, 5 * own)

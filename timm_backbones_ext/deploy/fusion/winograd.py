@@ -59,7 +59,7 @@ class WinogradConv2d(FusedConv2d):
 
     def __init__(self, conv: FusedConv2d, m: int) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update({**conv.__dict__, "packed": None})
+        self.__dict__.update(conv.__getstate__())
         self.m, self.always = m, False
         self.faster: dict[int, bool] = {}
 
@@ -72,16 +72,21 @@ class WinogradConv2d(FusedConv2d):
 
     def pack(self, x: Tensor) -> tuple[Tensor, ...]:
         """The weight, packed and transformed, and the transforms of inputs and outputs."""
+        packings = list(self.packings.values())
+        return super().pack(x), *(packings[0][1:] if packings else self.transforms())
+
+    def transforms(self) -> list[Tensor]:
+        """The weight, transformed, and the transforms of inputs and outputs; the same for all sizes."""
         by_input, by, by_output = matrices(self.m)
         weight = self.weight.detach().double()
         transformed = torch.einsum("ia,ocab,jb->jico", by, weight, by).flatten(0, 1)
-        return super().pack(x), *(each.to(self.weight).contiguous() for each in (transformed, by_input, by_output))
+        return [each.to(self.weight).contiguous() for each in (transformed, by_input, by_output)]
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Maps."""
         if not self.ready(x) or len(x) != 1 or not x.is_contiguous(memory_format=torch.channels_last):
             return self.direct(x, other)
-        order = (x.shape[2] * x.shape[3]).bit_length()
+        order = self.order(x)
         if not self.always and order not in self.faster:
             self.faster[order] = self.measure(x, other)
         return self.tiled(x, other) if self.always or self.faster[order] else self.direct(x, other)
