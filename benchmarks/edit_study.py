@@ -6,7 +6,7 @@
     python benchmarks/edit_study.py --page                  writes the page anew
 
 The time of a step is that of each candidate beside the net without edits, in turn; joining keeps what is there.
-All candidates learn Fashion-MNIST (Debian's package `dataset-fashion-mnist`), some of them scenes of digits. Writes
+All candidates learn Fashion-MNIST (Debian's package `dataset-fashion-mnist`) and scenes of digits. Writes
 timm_backbones_ext/catalog/edit_study.json, which `timm-ext edits` reads, and from it, from the costs and from the
 insertion study docs/guides/which-edit.md.
 """
@@ -32,19 +32,15 @@ from timm_backbones_ext.console import progress
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "guides" / "which-edit.md"
 SIZES = {"train": 8000, "test": 1000, "side": 48}
-ON_DIGITS = ("eca", "kernel(size=7)")
 ROUNDS = 21
 
 
 def measured() -> list[dict[str, Any]]:
     """Both studies."""
     torch.set_num_threads(1)
-    parts = ((read_images(**SIZES), tuple(CANDIDATES)), (digit_scenes(**SIZES), ON_DIGITS))
-    found = []
-    with tempfile.TemporaryDirectory() as scratch, progress(sum(runs((PLAIN, *n), 3) for _, n in parts), "run") as step:
-        for images, names in parts:
-            found.append(run_edit_study(Path(scratch), [images], candidates=names, step=step))
-    return found
+    data, names = (read_images(**SIZES), digit_scenes(**SIZES)), tuple(CANDIDATES)
+    with tempfile.TemporaryDirectory() as scratch, progress(len(data) * runs(names, 3), "run") as step:
+        return [run_edit_study(Path(scratch), [images], candidates=names, step=step) for images in data]
 
 
 def timed() -> dict[str, Any]:
