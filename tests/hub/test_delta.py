@@ -17,7 +17,6 @@ import timm_backbones_ext as tbx
 from timm_backbones_ext import testing
 from timm_backbones_ext.cli.main import main
 from timm_backbones_ext.hub.changes import tensor_changes
-from timm_backbones_ext.local_hub import LocalHub
 from timm_backbones_ext.saving.folder import load
 from timm_backbones_ext.transport import Repo
 
@@ -83,18 +82,6 @@ def test_every_way_to_load_a_difference_gives_the_whole_model(model: torch.nn.Mo
     assert tbx.verify(repo).same
     assert tbx.verify(saved).same
     assert same(timm.create_model(f"local-dir:{tbx.pull(repo)}", pretrained=True), model)
-
-
-def test_a_mirrored_difference_brings_its_base_and_loads_from_the_local_hub_alone(
-    model: torch.nn.Module, repo: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = CliRunner().invoke(main, ["hub", "mirror", repo, str(tmp_path / "mirror")])
-    assert said.exit_code == 0, said.output
-    assert f"and its base {BASE}@{base}" in said.output
-    with LocalHub(tmp_path / "mirror") as other:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", other.endpoint)
-        folder = tbx.pull(repo, cache_dir=tmp_path / "cache")
-        assert same(load(folder), model)
 
 
 def test_a_difference_can_be_pulled_whole(model: torch.nn.Module, repo: str, tmp_path: Path) -> None:
